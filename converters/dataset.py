@@ -1,0 +1,127 @@
+"""The one in-memory form of ground truth: a Dataset of Images with Instances."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+BinaryMask: TypeAlias = npt.NDArray[np.bool_]
+"""Boolean array of shape (height, width); True is defect."""
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""``(x, y, width, height)`` in half-open pixel edges: a defect 30 pixels wide has width 30."""
+
+GOOD = "good"
+"""Image-level label of a picture without a defect; never the name of a category."""
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One defect: its category, its tight box and its exact mask.
+
+    Attributes:
+        category: name of the defect type.
+        box: tight half-open box in pixels of the image.
+        crop: mask inside the box, of shape (box height, box width); None where the source gives
+            boxes only.
+        id: annotation id, from 1, unique in the whole dataset; 0 while not yet numbered.
+    """
+
+    category: str
+    box: Box
+    crop: BinaryMask | None
+    id: int = 0
+
+    @property
+    def area(self) -> float:
+        """Number of mask pixels; the area of the box where there is no mask."""
+        if self.crop is None:
+            return self.box[2] * self.box[3]
+        return float(np.count_nonzero(self.crop))
+
+    def to_mask(self, height: int, width: int) -> BinaryMask:
+        """The mask in the frame of the image, shape (height, width).
+
+        Raises:
+            ValueError: the instance has no mask.
+        """
+        if self.crop is None:
+            raise ValueError("a box-only instance has no mask")
+        mask = np.zeros((height, width), dtype=np.bool_)
+        x, y, w, h = (int(value) for value in self.box)
+        mask[y : y + h, x : x + w] = self.crop
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One picture and the defects on it.
+
+    Attributes:
+        file_name: name in the dataset's ``images/`` folder, unique there.
+        path: where the picture lies on this machine.
+        width, height: pixels.
+        instances: the defects; empty for a good picture.
+        source: path in the source, with ``/``, from which ``file_name`` was made.
+        source_split: the part of the source that it came from ("train", "test"), where it has any.
+        id: image id, from 1, the same in every split and fold; 0 while not yet numbered.
+    """
+
+    file_name: str
+    path: Path
+    width: int
+    height: int
+    instances: tuple[Instance, ...] = ()
+    source: str = ""
+    source_split: str | None = None
+    id: int = 0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether there is no defect on it."""
+        return not self.instances
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The categories on it, sorted, each once; ``("good",)`` where there is none."""
+        return tuple(sorted({instance.category for instance in self.instances})) or (GOOD,)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, and the categories that their instances are of.
+
+    Attributes:
+        name: what the card calls it.
+        categories: names in order; the COCO id of ``categories[i]`` is ``i + 1``.
+        images: sorted by ``file_name``.
+    """
+
+    name: str
+    categories: tuple[str, ...]
+    images: tuple[Image, ...] = field(default_factory=tuple)
+
+    def category_id(self, name: str) -> int:
+        """COCO id of a category, from 1."""
+        return self.categories.index(name) + 1
+
+    def subset(self, images: tuple[Image, ...]) -> Dataset:
+        """The same dataset with other images."""
+        return replace(self, images=images)
+
+    def count_instances(self) -> dict[str, int]:
+        """Instances per category, in the order of the categories, zeros included."""
+        counts = Counter(i.category for image in self.images for i in image.instances)
+        return {name: counts[name] for name in self.categories}
+
+    def count_images(self) -> dict[str, int]:
+        """Images per label, ``good`` first; an image with two categories counts in both."""
+        counts = Counter(label for image in self.images for label in image.labels)
+        return {name: counts[name] for name in (GOOD, *self.categories)}

@@ -1,0 +1,97 @@
+"""The dataset folder: the contract between conversion and everything that learns or measures.
+
+::
+
+    DATASET/
+      dataset.yaml                     the card
+      images/                          the pictures
+      train.json val.json test.json    COCO instances
+      folds/0/ folds/1/ …              the same three files per fold, where folds were asked for
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from converters.dataset import SPLITS, Dataset
+from converters.errors import InputError
+from converters.formats.coco import read_coco
+
+CARD = "dataset.yaml"
+
+
+def fold_numbers(root: Path) -> list[int]:
+    """Numbers of the folds of a dataset folder, sorted; empty where there is one split only."""
+    names = (path.name for path in (root / "folds").glob("*") if path.is_dir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """A dataset on disk, one fold of it where it has folds.
+
+    Attributes:
+        root: the folder.
+        fold: number of the fold, from 0; None for the one split.
+        card: content of ``dataset.yaml``.
+    """
+
+    root: Path
+    fold: int | None
+    card: dict[str, Any]
+
+    @classmethod
+    def open(cls, root: Path, fold: int | None = None) -> DatasetFolder:
+        """Open a dataset folder.
+
+        Raises:
+            InputError: it is not one, or the fold is missing, or it has folds and none was named.
+        """
+        card_path = root / CARD
+        if not card_path.is_file():
+            raise InputError(
+                f"{root}: is not a dataset folder (no {CARD}): make one with `toolkit convert`"
+            )
+        try:
+            card = yaml.safe_load(card_path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"{card_path}: is not readable YAML: convert again") from error
+        if not isinstance(card, dict):
+            raise InputError(f"{card_path}: is not a dataset card: convert again")
+        folds = fold_numbers(root)
+        if fold is None and folds and not (root / "test.json").is_file():
+            raise InputError(f"{root}: has folds 0 to {len(folds) - 1}: name one with --fold")
+        if fold is not None and fold not in folds:
+            has = f"folds 0 to {len(folds) - 1}" if folds else "no folds"
+            raise InputError(f"{root}: has {has}: fold {fold} is not there")
+        return cls(root, fold, card)
+
+    @property
+    def images(self) -> Path:
+        """The folder of pictures."""
+        return self.root / "images"
+
+    def annotations(self, split: str) -> Path:
+        """The COCO file of a split.
+
+        Raises:
+            InputError: there is none.
+        """
+        base = self.root if self.fold is None else self.root / "folds" / str(self.fold)
+        path = base / f"{split}.json"
+        if not path.is_file():
+            raise InputError(f"{path}: no such split: convert with a split that has it")
+        return path
+
+    def splits(self) -> list[str]:
+        """The splits that are there, in the order train, val, test."""
+        base = self.root if self.fold is None else self.root / "folds" / str(self.fold)
+        return [split for split in SPLITS if (base / f"{split}.json").is_file()]
+
+    def read(self, split: str) -> Dataset:
+        """Read the ground truth of one split."""
+        return read_coco(self.annotations(split), self.images)

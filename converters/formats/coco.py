@@ -1,0 +1,145 @@
+"""COCO instances: the form in which ground truth lies in a dataset folder.
+
+Reference: https://cocodataset.org/#format-data. Annotation ids start at 1, because pycocotools
+takes id 0 for "unmatched" (cocodataset/cocoapi#332). Nothing is ``iscrowd``: that would take an
+instance out of the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from converters.dataset import Dataset, Image, Instance
+from converters.errors import InputError
+from converters.files import read_json, write_json
+from converters.geometry import (
+    mask_from_segmentation,
+    region_from_mask,
+    segmentation_from_region,
+)
+
+
+def to_coco(dataset: Dataset, *, licence: str = "") -> dict[str, Any]:
+    """The dataset as a COCO dictionary.
+
+    Images and annotations must be numbered (``Image.id``, ``Instance.id`` from 1). Besides the
+    standard fields an image has ``source``, its path in the source.
+    """
+    annotations = [
+        _annotation(dataset, image, instance)
+        for image in dataset.images
+        for instance in image.instances
+    ]
+    return {
+        "info": {"description": dataset.name},
+        "licenses": [{"id": 1, "name": licence, "url": ""}],
+        "categories": [
+            {"id": index, "name": name, "supercategory": "defect"}
+            for index, name in enumerate(dataset.categories, start=1)
+        ],
+        "images": [
+            {
+                "id": image.id,
+                "file_name": image.file_name,
+                "width": image.width,
+                "height": image.height,
+                "license": 1,
+                "source": image.source,
+            }
+            for image in dataset.images
+        ],
+        "annotations": annotations,
+    }
+
+
+def write_coco(path: Path, dataset: Dataset, *, licence: str = "") -> None:
+    """Write a dataset as one COCO file; equal datasets give equal bytes."""
+    write_json(path, to_coco(dataset, licence=licence))
+
+
+def read_coco(path: Path, images_folder: Path) -> Dataset:
+    """Read a COCO instances file.
+
+    Polygons and RLE become masks; an annotation without segmentation stays a box. Category ids
+    may be any; the order of the ids is the order of ``Dataset.categories``.
+
+    Args:
+        path: the JSON file.
+        images_folder: where its ``file_name`` entries lie; the pictures are not opened.
+
+    Raises:
+        InputError: the file is not COCO, or an entry refers to something that is not there.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
+        raise InputError(f"{path}: is not COCO: it needs images, annotations and categories")
+    try:
+        names = {
+            int(entry["id"]): str(entry["name"])
+            for entry in sorted(content["categories"], key=lambda entry: int(entry["id"]))
+        }
+        instances: dict[int, list[Instance]] = {int(entry["id"]): [] for entry in content["images"]}
+        sizes = {
+            int(entry["id"]): (int(entry["height"]), int(entry["width"]))
+            for entry in content["images"]
+        }
+        for entry in content["annotations"]:
+            image_id = int(entry["image_id"])
+            if image_id not in instances:
+                raise InputError(f"{path}: annotation {entry['id']} names unknown image {image_id}")
+            category_id = int(entry["category_id"])
+            if category_id not in names:
+                raise InputError(
+                    f"{path}: annotation {entry['id']} names unknown category {category_id}"
+                )
+            instances[image_id].append(_instance(path, entry, names, sizes[image_id]))
+        images = tuple(
+            Image(
+                file_name=str(entry["file_name"]),
+                path=images_folder / str(entry["file_name"]),
+                width=int(entry["width"]),
+                height=int(entry["height"]),
+                instances=tuple(instances[int(entry["id"])]),
+                source=str(entry.get("source", "")),
+                id=int(entry["id"]),
+            )
+            for entry in content["images"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not valid COCO ({error!r}): write it again") from error
+    return Dataset(name=path.stem, categories=tuple(names.values()), images=images)
+
+
+def _annotation(dataset: Dataset, image: Image, instance: Instance) -> dict[str, Any]:
+    annotation: dict[str, Any] = {
+        "id": instance.id,
+        "image_id": image.id,
+        "category_id": dataset.category_id(instance.category),
+        "bbox": list(instance.box),
+        "area": int(instance.area),
+        "iscrowd": 0,
+    }
+    if instance.crop is not None:
+        annotation["segmentation"] = segmentation_from_region(
+            (instance.box, instance.crop), image.height, image.width
+        )
+    return annotation
+
+
+def _instance(
+    path: Path, entry: Mapping[str, Any], names: dict[int, str], size: tuple[int, int]
+) -> Instance:
+    category = names[int(entry["category_id"])]
+    segmentation = entry.get("segmentation")
+    if not segmentation:
+        x, y, w, h = (float(value) for value in entry["bbox"])
+        return Instance(category, (x, y, w, h), None, int(entry["id"]))
+    try:
+        box, crop = region_from_mask(mask_from_segmentation(segmentation, *size))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: annotation {entry['id']} cannot be rasterised ({error}): correct it"
+        ) from error
+    return Instance(category, box, crop, int(entry["id"]))

@@ -1,0 +1,99 @@
+"""The run folder: everything needed to repeat, resume or compare a run, nothing machine-bound.
+
+::
+
+    RUN/
+      config.yaml       the command's configuration; paths relative to the run folder
+      log.jsonl         one JSON object per epoch
+      checkpoints/      best.safetensors, last.safetensors (+ state to resume), model.json
+      predictions/      val.json, test.json, card.yaml
+      metrics.json      written by `toolkit evaluate`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from converters.errors import InputError
+from converters.files import write_json, write_text
+from toolkit.config import Config
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk.
+
+    Attributes:
+        root: the folder.
+    """
+
+    root: Path
+
+    @classmethod
+    def create(cls, root: Path, command: str, config: Config, *, resume: bool = False) -> RunFolder:
+        """Make a run folder and write its configuration.
+
+        Raises:
+            InputError: it exists and holds a run already (and ``resume`` is not set), or it
+                cannot be written to.
+        """
+        run = cls(root)
+        if (root / "config.yaml").exists() and resume:
+            return run
+        if root.is_file() or (root.is_dir() and any(root.iterdir())):
+            raise InputError(f"{root}: exists and is not empty: choose another run folder")
+        values = {"command": command, **config.model_dump(mode="json")}
+        for name, value in values.items():
+            if isinstance(getattr(config, name, None), Path):
+                values[name] = Path(os.path.relpath(value, root)).as_posix()
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        write_text(root / "config.yaml", text)
+        return run
+
+    @classmethod
+    def open(cls, root: Path, command: str) -> RunFolder:
+        """Open a finished run of a command ("finetune yolo", "finetune sam").
+
+        Raises:
+            InputError: it is no run of that command, or it has no whole checkpoint.
+        """
+        path = root / "config.yaml"
+        if not path.is_file():
+            raise InputError(f"{root}: is not a run folder: give the --out of `toolkit {command}`")
+        found = yaml.safe_load(path.read_text(encoding="utf-8")).get("command")
+        if found != command:
+            raise InputError(f"{root}: is a run of `toolkit {found}`, not of `toolkit {command}`")
+        run = cls(root)
+        if not (run.checkpoints / "best.safetensors").is_file():
+            raise InputError(f"{root}: has no checkpoint: finish `toolkit {command}` first")
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of predictions."""
+        return self.root / "predictions"
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run was started with, paths relative to the run folder."""
+        content: dict[str, Any] = yaml.safe_load((self.root / "config.yaml").read_text("utf-8"))
+        return content
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one record to ``log.jsonl``."""
+        with (self.root / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_model(self, description: dict[str, Any]) -> None:
+        """Write ``checkpoints/model.json``: what is needed to build the model again."""
+        write_json(self.checkpoints / "model.json", description, indent=2)

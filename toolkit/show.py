@@ -1,0 +1,164 @@
+"""What each command prints when it is done: a few lines for a person, JSON for a machine.
+
+Every function takes the command's configuration and result and returns the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from converters.dataset import GOOD
+
+if TYPE_CHECKING:
+    from converters.convert import Conversion
+    from converters.findings import Finding
+    from toolkit.config import (
+        CheckConfig,
+        ConvertConfig,
+        DemoConfig,
+        EvaluateConfig,
+        FinetuneSamConfig,
+        FinetuneYoloConfig,
+        PredictConfig,
+        SynthConfig,
+    )
+    from toolkit.evaluate import Metrics
+    from toolkit.runs import RunFolder
+
+
+def conversion(config: ConvertConfig, result: Conversion, *, as_json: bool) -> int:
+    """Counts per class and split, what was left out, and what to do next."""
+    from converters.findings import count_by_code
+
+    counts = count_by_code(result.findings)
+    if as_json:
+        splits = [
+            {name: _counts(result, images) for name, images in assignment.items()}
+            for assignment in result.assignments
+        ]
+        _json(
+            {
+                "dataset": str(config.dest),
+                "splits": splits,
+                "excluded": result.excluded,
+                "findings": counts,
+            }
+        )
+        return 0
+    from rich.table import Table
+
+    for fold, assignment in enumerate(result.assignments):
+        title = f"{config.dest}" + (f", fold {fold}" if len(result.assignments) > 1 else "")
+        table = Table("class", title=title, title_justify="left")
+        for name in assignment:
+            table.add_column(f"{name}: images", justify="right")
+            table.add_column("instances", justify="right")
+        splits = {name: _counts(result, images) for name, images in assignment.items()}
+        for label in (GOOD, *result.dataset.categories):
+            row = [label]
+            for count in splits.values():
+                instances = count["instances"].get(label)
+                row += [str(count["images"][label]), "" if instances is None else str(instances)]
+            table.add_row(*row)
+        _print(table)
+    if result.excluded:
+        _print(f"{len(result.excluded)} pictures left out; dataset.yaml says which and why")
+    if counts:
+        listed = ", ".join(f"{count} {code}" for code, count in counts.items())
+        _print(f"found: {listed} (`toolkit check {config.dest}` lists them)")
+    return 0
+
+
+def findings(config: CheckConfig, result: list[Finding], *, as_json: bool) -> int:
+    """The findings; exit code 1 where there is an error (with ``strict``, a warning)."""
+    serious = {"error", "warning"} if config.strict else {"error"}
+    code = 1 if any(finding.severity in serious for finding in result) else 0
+    if as_json:
+        _json([finding.to_dict() for finding in result])
+        return code
+    from rich.table import Table
+
+    if not result:
+        _print(f"{config.dataset}: nothing found")
+        return code
+    table = Table("severity", "what", "where", "finding", box=None, pad_edge=False)
+    for finding in result:
+        text = finding.message + (f": {finding.remedy}" if finding.remedy else "")
+        table.add_row(finding.severity, finding.code, finding.file, text)
+    _print(table)
+    levels = [finding.severity for finding in result]
+    _print(", ".join(f"{levels.count(level)} {level}" for level in ("error", "warning", "info")))
+    return code
+
+
+def synthesised(config: SynthConfig, result: dict[str, int], *, as_json: bool) -> int:
+    """How many pictures of what were made."""
+    if as_json:
+        _json({"folder": str(config.dest), "images": result})
+        return 0
+    _print(f"{config.dest}: " + ", ".join(f"{count} {name}" for name, count in result.items()))
+    return 0
+
+
+def run(config: FinetuneYoloConfig | FinetuneSamConfig, result: RunFolder, *, as_json: bool) -> int:
+    """Where the run lies and how to score it."""
+    if as_json:
+        _json({"run": str(result.root)})
+        return 0
+    fold = "" if config.fold is None else f" --fold {config.fold}"
+    _print(
+        f"{result.root}: done; score it with "
+        f"`toolkit evaluate --data {config.data}{fold} --predictions {result.root}`"
+    )
+    return 0
+
+
+def predicted(config: PredictConfig, result: dict[str, int], *, as_json: bool) -> int:
+    """How many detections were written where."""
+    if as_json:
+        _json({"folder": str(config.out), "detections": result})
+        return 0
+    counts = ", ".join(f"{count} on {name}" for name, count in result.items())
+    _print(f"{config.out / 'predictions'}: {counts}")
+    return 0
+
+
+def metrics(config: EvaluateConfig, result: Metrics, *, as_json: bool) -> int:
+    """The table of figures with their intervals."""
+    if as_json:
+        _json(result.to_json())
+        return 0
+    from toolkit.evaluate import render_table
+
+    _print(render_table(result))
+    return 0
+
+
+def demo(config: DemoConfig, result: dict[str, Any], *, as_json: bool) -> int:
+    """What the demo made; its tables were printed as it went."""
+    if as_json:
+        _json(result)
+    return 0
+
+
+def _counts(result: Conversion, images: Any) -> dict[str, dict[str, int]]:
+    subset = result.dataset.subset(images)
+    return {"images": subset.count_images(), "instances": subset.count_instances()}
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _print(content: Any) -> None:
+    """Print text or a rich table; a pipe gets whole lines, not lines cut at 80 columns."""
+    import sys
+
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 160))
+    Console(width=width, highlight=False, soft_wrap=isinstance(content, str)).print(
+        content, markup=False
+    )
