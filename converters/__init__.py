@@ -9,29 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters.convert import ConvertOptions, convert
     from converters.dataset import Dataset, Image, Instance
     from converters.errors import InputError
     from converters.folder import DatasetFolder
 
 __all__ = [
-    "ConvertOptions",
     "Dataset",
     "DatasetFolder",
     "Image",
     "InputError",
     "Instance",
-    "convert",
 ]
 
 _HOME = {
-    "ConvertOptions": "converters.convert",
     "Dataset": "converters.dataset",
     "DatasetFolder": "converters.folder",
     "Image": "converters.dataset",
     "InputError": "converters.errors",
     "Instance": "converters.dataset",
-    "convert": "converters.convert",
 }
 
 

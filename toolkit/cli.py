@@ -9,91 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolkit.commands import COMMANDS, Command
+
 if TYPE_CHECKING:
     from toolkit.config import Config
 
-
-@dataclass(frozen=True)
-class Command:
-    """Where a command's parts lie, by name, so that listing commands imports none of them.
-
-    Attributes:
-        summary: one line of help.
-        config: class in ``toolkit.config``.
-        function: "module:function" that takes the configuration.
-        show: function in ``toolkit.show`` that prints the result.
-        positional: fields given by position.
-    """
-
-    summary: str
-    config: str
-    function: str
-    show: str
-    positional: tuple[str, ...] = ()
-
-
-COMMANDS: dict[str, Command] = {
-    "convert": Command(
-        "Pictures and masks to a dataset folder (COCO), split without leaks.",
-        "ConvertConfig",
-        "toolkit.data:convert_dataset",
-        "conversion",
-        ("source", "dest"),
-    ),
-    "check": Command(
-        "List what is wrong with a dataset or a source folder.",
-        "CheckConfig",
-        "toolkit.data:check_dataset",
-        "findings",
-        ("dataset",),
-    ),
-    "synth": Command(
-        "Make procedural pictures of surfaces with defects.",
-        "SynthConfig",
-        "toolkit.data:synthesise",
-        "synthesised",
-        ("dest",),
-    ),
-    "finetune yolo": Command(
-        "Fine-tune YOLO-World to find defects.",
-        "FinetuneYoloConfig",
-        "toolkit.detect:finetune_yolo",
-        "run",
-    ),
-    "finetune sam": Command(
-        "Fine-tune SAM to outline defects.",
-        "FinetuneSamConfig",
-        "toolkit.segment:finetune_sam",
-        "run",
-    ),
-    "predict": Command(
-        "Find and outline defects on pictures.",
-        "PredictConfig",
-        "toolkit.predict:predict",
-        "predicted",
-        ("source",),
-    ),
-    "evaluate": Command(
-        "Score predictions on held-out pictures, with intervals.",
-        "EvaluateConfig",
-        "toolkit.evaluate:evaluate",
-        "metrics",
-    ),
-    "demo": Command(
-        "Walk the whole path once, from pictures to figures.",
-        "DemoConfig",
-        "toolkit.demo:demo",
-        "demo",
-    ),
-}
 
 GROUPS = {"finetune": "Fine-tune a model on a dataset folder."}
 
@@ -207,11 +133,7 @@ def _run(
 
     console.set_quiet(quiet or as_json)
     settings = build(config, file, flags)
-    module, function = command.function.split(":")
-    work: Callable[[Config], Any] = getattr(import_module(module), function)
-    result = work(settings)
-    show: Callable[..., int] = getattr(import_module("toolkit.show"), command.show)
-    return show(settings, result, as_json=as_json)
+    return command.print(settings, command.run(settings), as_json=as_json)
 
 
 @click.group(

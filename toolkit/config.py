@@ -265,6 +265,12 @@ class DemoConfig(Config):
     """Folder to make."""
     data: Path | None = None
     """Source folder to walk with instead of procedural pictures."""
+    image_size: ImageSize = 192
+    """Pixels of the longer side that YOLO-World sees; a multiple of 32."""
+    yolo_epochs: Positive = 60
+    """Passes of YOLO-World over the training images."""
+    sam_epochs: Positive = 40
+    """Passes of SAM over the training instances."""
     seed: NotNegative = 0
     """Seed of everything random."""
     device: Device = "auto"

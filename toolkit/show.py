@@ -55,10 +55,10 @@ def conversion(config: ConvertConfig, result: Conversion, *, as_json: bool) -> i
         for name in assignment:
             table.add_column(f"{name}: images", justify="right")
             table.add_column("instances", justify="right")
-        splits = {name: _counts(result, images) for name, images in assignment.items()}
+        by_split = [_counts(result, images) for images in assignment.values()]
         for label in (GOOD, *result.dataset.categories):
             row = [label]
-            for count in splits.values():
+            for count in by_split:
                 instances = count["instances"].get(label)
                 row += [str(count["images"][label]), "" if instances is None else str(instances)]
             table.add_row(*row)
@@ -130,9 +130,9 @@ def metrics(config: EvaluateConfig, result: Metrics, *, as_json: bool) -> int:
     if as_json:
         _json(result.to_json())
         return 0
-    from toolkit.evaluate import render_table
+    from toolkit.evaluate import print_metrics
 
-    _print(render_table(result))
+    print_metrics(result)
     return 0
 
 

@@ -1,0 +1,1 @@
+"""Speed and quality against peers; see each module for how to run it."""

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from converters.errors import InputError
+from toolkit import config as configs
+from toolkit.config import ConvertConfig, FinetuneYoloConfig, build, to_yaml
+
+REQUIRED = {"source": "a", "dest": "b"}
+
+
+def test_flags_win_over_the_file(tmp_path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("source: a\ndest: b\nseed: 3\nskip-invalid: true\n")
+    config = build(ConvertConfig, file, {"seed": "5"})
+    assert (config.seed, config.skip_invalid, config.source) == (5, True, Path("a"))
+
+
+def test_what_is_written_is_read_back(tmp_path) -> None:
+    config = build(ConvertConfig, None, {**REQUIRED, "fractions": ["0.5", "0.25", "0.25"]})
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert build(ConvertConfig, tmp_path / "c.yaml", {}) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sed": 1}, r"unknown field 'sed': did you mean 'seed'\?"),
+        ({"seed": "x"}, r"field 'seed': .*valid integer.*, not 'x'"),
+        ({"seed": -1}, r"field 'seed': .*greater than or equal to 0, not -1"),
+        ({"layout": "mvtek"}, r"field 'layout': .*'mvtec'"),
+        ({"fractions": [0.6, 0.6, 0.2]}, "must add up to 1"),
+        ({"split": "hard"}, "needs the defect type that is known"),
+    ],
+)
+def test_wrong_fields_are_refused_by_name(values, message) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build(ConvertConfig, None, {**REQUIRED, **values})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_field_in_a_file_names_the_file(tmp_path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("learning_rat: 1\n")
+    with pytest.raises(InputError, match=r"c\.yaml: unknown field .* 'learning_rate'"):
+        build(FinetuneYoloConfig, file, {"data": "a", "out": "b"})
+
+
+@pytest.mark.parametrize("text", ["- a list\n", "a: [1\n", "\x00"])
+def test_a_file_that_is_no_mapping(tmp_path, text) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"c\.yaml: "):
+        build(ConvertConfig, tmp_path / "c.yaml", REQUIRED)
+
+
+def test_a_missing_field_and_a_missing_file() -> None:
+    with pytest.raises(InputError, match="field 'dest' is missing"):
+        build(ConvertConfig, None, {"source": "a"})
+    with pytest.raises(InputError, match="no such configuration file"):
+        build(ConvertConfig, Path("nowhere.yaml"), {})
+
+
+def test_image_size_that_is_no_multiple_of_32() -> None:
+    with pytest.raises(InputError, match="100 is not a multiple of 32: try 96"):
+        build(FinetuneYoloConfig, None, {"data": "a", "out": "b", "image_size": 100})
+
+
+def test_every_field_of_every_command_is_described() -> None:
+    classes = [c for c in vars(configs).values() if isinstance(c, type)]
+    commands = [c for c in classes if issubclass(c, configs.Config) and c is not configs.Config]
+    assert len(commands) >= 8
+    for command in commands:
+        assert command.__doc__
+        for name, field in command.model_fields.items():
+            assert field.description, f"{command.__name__}.{name}"
+
+
+def test_presets_are_valid() -> None:
+    folder = Path(__file__).parents[2] / "configs"
+    of_command = {"yolo": FinetuneYoloConfig, "sam": configs.FinetuneSamConfig}
+    presets = sorted(folder.glob("*.yaml"))
+    assert presets
+    for preset in presets:
+        build(of_command[preset.stem.split("_")[0]], preset, {"data": "a", "out": "b"})

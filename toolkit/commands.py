@@ -1,0 +1,113 @@
+"""The commands: which function does the work, from which configuration, and how it is shown."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.config import Config
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command's parts lie, by name, so that listing commands imports none of them.
+
+    Attributes:
+        summary: one line of help.
+        config: class in ``toolkit.config``.
+        function: "module:function" that takes the configuration.
+        show: function in ``toolkit.show`` that prints the result.
+        positional: fields given by position.
+    """
+
+    summary: str
+    config: str
+    function: str
+    show: str
+    positional: tuple[str, ...] = ()
+
+    def run(self, config: Config) -> Any:
+        """Do the work; imports what it needs now."""
+        module, name = self.function.split(":")
+        work: Callable[[Config], Any] = getattr(import_module(module), name)
+        return work(config)
+
+    def print(self, config: Config, result: Any, *, as_json: bool = False) -> int:
+        """Print the result and return the exit code."""
+        show: Callable[..., int] = getattr(import_module("toolkit.show"), self.show)
+        return show(config, result, as_json=as_json)
+
+    def line(self, name: str, config: Config) -> str:
+        """The command line that gives this configuration."""
+        words = ["toolkit", name, *(str(getattr(config, field)) for field in self.positional)]
+        for field, info in type(config).model_fields.items():
+            value = getattr(config, field)
+            if field in self.positional or value == info.default:
+                continue
+            flag = field.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+                continue
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{flag}", text]
+        return shlex.join(words).replace(f"'{name}'", name)
+
+
+COMMANDS: dict[str, Command] = {
+    "convert": Command(
+        "Pictures and masks to a dataset folder (COCO), split without leaks.",
+        "ConvertConfig",
+        "toolkit.data:convert_dataset",
+        "conversion",
+        ("source", "dest"),
+    ),
+    "check": Command(
+        "List what is wrong with a dataset or a source folder.",
+        "CheckConfig",
+        "toolkit.data:check_dataset",
+        "findings",
+        ("dataset",),
+    ),
+    "synth": Command(
+        "Make procedural pictures of surfaces with defects.",
+        "SynthConfig",
+        "toolkit.data:synthesise",
+        "synthesised",
+        ("dest",),
+    ),
+    "finetune yolo": Command(
+        "Fine-tune YOLO-World to find defects.",
+        "FinetuneYoloConfig",
+        "toolkit.detect:finetune_yolo",
+        "run",
+    ),
+    "finetune sam": Command(
+        "Fine-tune SAM to outline defects.",
+        "FinetuneSamConfig",
+        "toolkit.segment:finetune_sam",
+        "run",
+    ),
+    "predict": Command(
+        "Find and outline defects on pictures.",
+        "PredictConfig",
+        "toolkit.predict:predict",
+        "predicted",
+        ("source",),
+    ),
+    "evaluate": Command(
+        "Score predictions on held-out pictures, with intervals.",
+        "EvaluateConfig",
+        "toolkit.evaluate:evaluate",
+        "metrics",
+    ),
+    "demo": Command(
+        "Walk the whole path once, from pictures to figures.",
+        "DemoConfig",
+        "toolkit.demo:demo",
+        "demo",
+    ),
+}

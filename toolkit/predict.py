@@ -1,0 +1,185 @@
+"""`toolkit predict`: a detector's boxes prompt a segmenter; results are written as COCO results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from converters.dataset import BinaryMask, Dataset, Image
+from converters.errors import InputError
+from converters.files import write_json
+from converters.folder import CARD, DatasetFolder
+from converters.geometry import rle_from_mask
+from converters.layouts.base import IMAGE_SUFFIXES
+from toolkit.config import PredictConfig
+from toolkit.console import track
+from toolkit.images import read_image
+from toolkit.predictions import PredictionCard, Result, write_predictions
+from toolkit.report.pictures import draw_results, write_picture
+
+if TYPE_CHECKING:
+    from toolkit.detect import Detector
+    from toolkit.segment import Segmenter
+
+PICTURES = "pictures"
+"""Name of the results for pictures that are no dataset."""
+
+
+def predict(config: PredictConfig) -> dict[str, int]:
+    """Predict on splits of a dataset, or on pictures.
+
+    With a detector, its boxes count, and the segmenter, if given, outlines what is in them; the
+    score is the detector's. Without one, the ground-truth boxes of a dataset prompt the segmenter.
+    On pictures that are no dataset, ``predictions/images.json`` says which id is which file.
+
+    Returns:
+        number of results by split ("pictures" where the source is no dataset).
+
+    Raises:
+        InputError: no model was given, the source holds nothing to predict on, the models do not
+            fit the data, or there are predictions in the output folder already.
+    """
+    if config.detector is None and config.segmenter is None:
+        raise InputError("no model: give --detector RUN, --segmenter RUN, or both")
+    folder = config.out / "predictions"
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: holds predictions already: choose another --out")
+    models = _Models.load(config)
+    datasets = _datasets(config, models)
+    results = {name: models.predict(dataset, config.batch) for name, dataset in datasets.items()}
+    write_predictions(folder, results, models.card())
+    if PICTURES in datasets:
+        _write_image_list(folder / "images.json", datasets[PICTURES])
+    if config.overlays:
+        for name, dataset in datasets.items():
+            _draw(config, dataset, results[name], config.out / "overlays" / name)
+    return {name: len(found) for name, found in results.items()}
+
+
+class _Models:
+    """A detector, a segmenter, or one feeding the other."""
+
+    def __init__(self, detector: Detector | None, segmenter: Segmenter | None) -> None:
+        self.detector = detector
+        self.segmenter = segmenter
+
+    @classmethod
+    def load(cls, config: PredictConfig) -> _Models:
+        from toolkit.devices import resolve_device
+
+        device = resolve_device(config.device)
+        detector = segmenter = None
+        if config.detector is not None:
+            from toolkit.detect import Detector
+
+            detector = Detector.load(
+                config.detector,
+                device,
+                confidence=config.confidence,
+                max_detections=config.max_detections,
+            )
+        if config.segmenter is not None:
+            from toolkit.segment import Segmenter
+
+            segmenter = Segmenter.load(config.segmenter, config.device)
+        return cls(detector, segmenter)
+
+    def predict(self, dataset: Dataset, batch: int) -> list[Result]:
+        """Results on every picture of a dataset, in its order."""
+        if self.detector is None:
+            from toolkit.segment import predict_given_boxes
+
+            assert self.segmenter is not None, "refused at the start"
+            return predict_given_boxes(self.segmenter, dataset)
+        from toolkit.detect import predict_dataset
+
+        results = predict_dataset(self.detector, dataset, batch=batch)
+        return results if self.segmenter is None else self._outline(dataset, results)
+
+    def card(self) -> PredictionCard:
+        """Where the results come from."""
+        return PredictionCard(
+            boxes="ground truth" if self.detector is None else "detector",
+            masks=self.segmenter is not None,
+            detector="" if self.detector is None else self.detector.description,
+            segmenter="" if self.segmenter is None else f"SAM {self.segmenter.architecture}",
+        )
+
+    def _outline(self, dataset: Dataset, results: list[Result]) -> list[Result]:
+        assert self.segmenter is not None, "asked for by predict only with one"
+        by_image = _by_image(results)
+        outlined: list[Result] = []
+        for image in track(dataset.images, "outlining", len(dataset.images)):
+            found = by_image.get(image.id, [])
+            if not found:
+                continue
+            masks, _ = self.segmenter(read_image(image.path), [entry["bbox"] for entry in found])
+            for entry, mask in zip(found, masks, strict=True):
+                outlined.append({**entry, "segmentation": rle_from_mask(cast(BinaryMask, mask))})
+        return outlined
+
+
+def _datasets(config: PredictConfig, models: _Models) -> dict[str, Dataset]:
+    """What to predict on, by the name of its results file."""
+    if (config.source / CARD).is_file():
+        folder = DatasetFolder.open(config.source, config.fold)
+        missing = [split for split in config.splits if split not in folder.splits()]
+        if missing:
+            raise InputError(f"{config.source}: has no split {missing[0]!r}: choose --splits")
+        return {split: folder.read(split) for split in config.splits}
+    if models.detector is None:
+        raise InputError(
+            f"{config.source}: is no dataset, so there are no boxes to outline: give --detector"
+        )
+    paths = _pictures(config.source)
+    root = config.source if config.source.is_dir() else config.source.parent
+    images = []
+    for number, path in enumerate(track(paths, "opening", len(paths)), start=1):
+        height, width = read_image(path).shape[:2]
+        name = path.relative_to(root).as_posix()
+        images.append(Image(name, path, width, height, source=name, id=number))
+    return {PICTURES: Dataset(root.name, tuple(models.detector.names), tuple(images))}
+
+
+def _pictures(source: Path) -> list[Path]:
+    """The picture itself, or all pictures below a folder, sorted by path."""
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"{source}: no such file or folder: give pictures or a dataset folder")
+    paths = [path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise InputError(f"{source}: holds no pictures: give another folder")
+    return sorted(paths, key=lambda path: path.relative_to(source).as_posix())
+
+
+def _write_image_list(path: Path, dataset: Dataset) -> None:
+    images = [
+        {"id": i.id, "file_name": i.file_name, "width": i.width, "height": i.height}
+        for i in dataset.images
+    ]
+    categories = [
+        {"id": number, "name": name} for number, name in enumerate(dataset.categories, start=1)
+    ]
+    write_json(path, {"images": images, "categories": categories, "annotations": []})
+
+
+def _by_image(results: Sequence[Result]) -> dict[int, list[Result]]:
+    by_image: dict[int, list[Result]] = {}
+    for entry in results:
+        by_image.setdefault(entry["image_id"], []).append(entry)
+    return by_image
+
+
+def _draw(config: PredictConfig, dataset: Dataset, results: list[Result], folder: Path) -> None:
+    by_image = _by_image(results)
+    for image in track(dataset.images, "drawing", len(dataset.images)):
+        shown = [
+            entry
+            for entry in by_image.get(image.id, [])
+            if entry["score"] >= config.overlay_threshold or "annotation_id" in entry
+        ]
+        picture = draw_results(read_image(image.path), shown, dataset.categories)
+        name = "__".join(Path(image.file_name).with_suffix(".png").parts)
+        write_picture(folder / name, picture)

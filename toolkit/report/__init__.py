@@ -1,0 +1,1 @@
+"""Pictures for people: what was there, what was found."""
