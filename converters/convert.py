@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,7 +83,7 @@ def convert(
             refuse_errors(read.findings, str(source))
         if not read.dataset.categories:
             raise InputError(f"{source}: has no picture of a defect: there is nothing to learn")
-        result = split(read.dataset.images, read.groups, options.split)
+        result = split(read.dataset.images, read.dataset.photographs(), options.split)
         _link_images(read.dataset.images, staging / "images")
         terms = layout.terms(source)
         _write_splits(staging, read.dataset, result, terms, yolo=options.yolo)
@@ -147,7 +147,7 @@ def _card(
         "split": _protocol(options.split),
         "counts": counts[0] if single else {"folds": counts},
         "source": {"files_sha256": read.sha256},
-        "same_photograph": _photographs(dataset.images, read.groups)
+        "same_photograph": _same_photograph(dataset)
         if options.read.near_duplicates
         else "not looked for",
         "excluded": read.excluded,
@@ -187,9 +187,9 @@ def _counts(dataset: Dataset, assignment: Assignment) -> dict[str, Any]:
     return counts
 
 
-def _photographs(images: Sequence[Image], group_of: Iterable[int]) -> list[list[str]]:
+def _same_photograph(dataset: Dataset) -> list[list[str]]:
     """File names of pictures that show one photograph, where it is more than one picture."""
     members: dict[int, list[str]] = {}
-    for image, group in zip(images, group_of, strict=True):
-        members.setdefault(group, []).append(image.file_name)
+    for image, photograph in zip(dataset.images, dataset.photographs(), strict=True):
+        members.setdefault(photograph, []).append(image.file_name)
     return [names for names in members.values() if len(names) > 1]

@@ -72,6 +72,8 @@ class Image:
         source: path in the source, with ``/``, from which ``file_name`` was made.
         source_split: the part of the source that it came from ("train", "test"), where it has any.
         id: image id, from 1, the same in every split and fold; 0 while not yet numbered.
+        photograph: id of the first picture that shows the same photograph, its own where there is
+            no other; 0 where nobody looked.
     """
 
     file_name: str
@@ -82,6 +84,7 @@ class Image:
     source: str = ""
     source_split: str | None = None
     id: int = 0
+    photograph: int = 0
 
     @property
     def is_good(self) -> bool:
@@ -115,6 +118,10 @@ class Dataset:
     def subset(self, images: tuple[Image, ...]) -> Dataset:
         """The same dataset with other images."""
         return replace(self, images=images)
+
+    def photographs(self) -> list[int]:
+        """For every image a number that it shares with the pictures of the same photograph only."""
+        return [image.photograph or -1 - index for index, image in enumerate(self.images)]
 
     def count_instances(self) -> dict[str, int]:
         """Instances per category, in the order of the categories, zeros included."""

@@ -62,15 +62,14 @@ class Source:
     """What a source holds.
 
     Attributes:
-        dataset: usable images, sorted by file name, numbered from 1.
-        groups: for every image the index of the first image of its photograph.
+        dataset: usable images, sorted by file name, numbered from 1, pictures of one photograph
+            bound where they were looked for.
         findings: everything odd, errors first.
         excluded: source paths of pictures that are not in the dataset, with the reason.
         sha256: digest over the names and contents of all pictures and masks.
     """
 
     dataset: Dataset
-    groups: tuple[int, ...]
     findings: tuple[Finding, ...]
     excluded: dict[str, str]
     sha256: str
@@ -124,15 +123,19 @@ def read_source(
         key=lambda pair: pair[0].file_name,
     )
     images = tuple(_numbered(image for image, _ in usable))
-    fingerprints = [print_ for _, print_ in usable if print_ is not None]
-    pairs = near_duplicate_pairs(fingerprints, options.workers)
+    if options.near_duplicates:
+        prints = [print_ for _, print_ in usable if print_ is not None]
+        first = groups(len(images), near_duplicate_pairs(prints, options.workers))
+        images = tuple(
+            replace(image, photograph=images[index].id)
+            for image, index in zip(images, first, strict=True)
+        )
     categories = tuple(sorted({i.category for image in images for i in image.instances}))
     digest = hashlib.sha256()
     for name, content in sorted(pair for entry in loaded for pair in entry.digests):
         digest.update(f"{content}  {name}\n".encode())
     return Source(
         dataset=Dataset(root.resolve().name, categories, images),
-        groups=tuple(groups(len(images), pairs)),
         findings=tuple(ordered(findings)),
         excluded=dict(sorted(excluded.items())),
         sha256=digest.hexdigest(),

@@ -140,10 +140,10 @@ class FinetuneYoloConfig(Config):
     """Images per optimiser step."""
     optimizer: Literal["SGD", "AdamW"] | None = None
     """Optimiser; by default AdamW from random weights, SGD from any others."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Peak learning rate; by default 2e-3 with AdamW from random weights, 2e-4 with AdamW from
     others, 1e-2 with SGD from random weights, 1e-3 with SGD from others."""
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Fraction = 5e-4
     """Weight decay."""
     close_mosaic: NotNegative | None = None
     """Last epochs without mosaic augmentation; by default a quarter of the epochs from random
@@ -255,7 +255,7 @@ class EvaluateConfig(Config):
     seed: NotNegative = 0
     """Seed of the bootstrap."""
     out: Path | None = None
-    """Metrics file; RUN/metrics.json, or metrics.json beside the predictions file."""
+    """Metrics file; metrics.json (metrics_val.json for val, …) in the run folder by default."""
 
 
 class DemoConfig(Config):

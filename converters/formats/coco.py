@@ -25,7 +25,8 @@ def to_coco(dataset: Dataset, *, licence: str = "") -> dict[str, Any]:
     """The dataset as a COCO dictionary.
 
     Images and annotations must be numbered (``Image.id``, ``Instance.id`` from 1). Besides the
-    standard fields an image has ``source``, its path in the source.
+    standard fields an image has ``source``, its path in the source, and ``photograph``, the number
+    that it shares with other pictures of the same photograph.
     """
     annotations = [
         _annotation(dataset, image, instance)
@@ -47,6 +48,7 @@ def to_coco(dataset: Dataset, *, licence: str = "") -> dict[str, Any]:
                 "height": image.height,
                 "license": 1,
                 "source": image.source,
+                "photograph": image.photograph,
             }
             for image in dataset.images
         ],
@@ -63,7 +65,7 @@ def read_coco(path: Path, images_folder: Path) -> Dataset:
     """Read a COCO instances file.
 
     Polygons and RLE become masks; an annotation without segmentation stays a box. Category ids
-    may be any; the order of the ids is the order of ``Dataset.categories``.
+    must be 1 to N, because predictions refer to them.
 
     Args:
         path: the JSON file.
@@ -80,6 +82,8 @@ def read_coco(path: Path, images_folder: Path) -> Dataset:
             int(entry["id"]): str(entry["name"])
             for entry in sorted(content["categories"], key=lambda entry: int(entry["id"]))
         }
+        if list(names) != list(range(1, len(names) + 1)):
+            raise InputError(f"{path}: has category ids {list(names)}: number them 1 to N")
         instances: dict[int, list[Instance]] = {int(entry["id"]): [] for entry in content["images"]}
         sizes = {
             int(entry["id"]): (int(entry["height"]), int(entry["width"]))
@@ -104,6 +108,7 @@ def read_coco(path: Path, images_folder: Path) -> Dataset:
                 instances=tuple(instances[int(entry["id"])]),
                 source=str(entry.get("source", "")),
                 id=int(entry["id"]),
+                photograph=int(entry.get("photograph", 0)),
             )
             for entry in content["images"]
         )

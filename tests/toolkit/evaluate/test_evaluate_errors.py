@@ -1,0 +1,100 @@
+"""Results that cannot be scored end in one line that says which, what and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from converters.dataset import Dataset
+from converters.errors import InputError
+from toolkit.evaluate import score
+from toolkit.evaluate.checks import rle_runs
+from toolkit.predictions import PredictionCard, Result
+
+MakeScene = Callable[..., tuple[Dataset, list[Result]]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 999}, "result 3: image_id 999 is not in the split"),
+        ({"image_id": "10"}, "image_id '10' is not in the split"),
+        ({"category_id": 0}, "category_id 0 is not 1 to 3"),
+        ({"category_id": 4}, "category_id 4 is not 1 to 3"),
+        ({"score": math.nan}, "score nan is not a number from 0 to 1"),
+        ({"score": math.inf}, "score inf"),
+        ({"score": 97.0}, "score 97.0 is not a number from 0 to 1: scale"),
+        ({"score": -0.1}, "score -0.1"),
+        ({"score": None}, "score None"),
+        ({"bbox": [0, 0, math.nan, 3]}, "is not four finite numbers"),
+        ({"bbox": [0, 0, 3]}, "is not four finite numbers"),
+        ({"bbox": [9, 9, -3, 3]}, "has a negative size: write"),
+        ({"segmentation": [[1, 1, 5, 1, 5, 5]]}, "is not compressed RLE"),
+        ({"segmentation": {"size": [32, 64], "counts": "0"}}, r"size \[32, 64\], the image"),
+        ({"segmentation": {"size": [64, 64], "counts": "12"}}, "do not fill the image"),
+        ({"segmentation": {"size": [64, 64], "counts": "~~"}}, "do not fill the image"),
+        ({"segmentation": {"size": [64, 64], "counts": ""}}, "do not fill the image"),
+    ],
+)
+def test_a_bad_result_is_named(make_scene: MakeScene, change: dict[str, Any], message: str) -> None:
+    dataset, results = make_scene(0)
+    results[3] = cast(Result, {**results[3], **change})
+    with pytest.raises(InputError, match=message) as error:
+        score(dataset, results, sources=("RUN/test.json", "RUN/val.json"))
+    assert str(error.value).startswith("RUN/test.json: result 3: ")
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"^RUN/val.json: result 3"):
+        score(*make_scene(1), val=(dataset, results), sources=("RUN/test.json", "RUN/val.json"))
+
+
+def test_some_results_without_masks_are_not_scored_as_empty_masks(make_scene: MakeScene) -> None:
+    dataset, results = make_scene(0)
+    del results[2]["segmentation"]
+    with pytest.raises(InputError, match="result 2: some results have a segmentation and others"):
+        score(dataset, results)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        ([1, None], "result 1: lacks the annotation_id"),
+        ([1, 1], "result 1: annotation_id 1 was answered before"),
+        ([1, 999], "result 1: annotation_id 999 is not on image"),
+    ],
+)
+def test_results_to_given_boxes_answer_each_box_once(
+    make_scene: MakeScene, annotations: list[int | None], message: str
+) -> None:
+    dataset, results = make_scene(0)
+    image = next(image for image in dataset.images if image.instances)
+    given: list[Any] = [
+        {**results[0], "image_id": image.id, "annotation_id": annotation}
+        for annotation in annotations
+    ]
+    if annotations[1] is None:
+        del given[1]["annotation_id"]
+    with pytest.raises(InputError, match=message):
+        score(dataset, given, card=PredictionCard(boxes="ground truth", masks=True))
+
+
+def test_a_split_without_images_is_refused() -> None:
+    with pytest.raises(InputError, match="test: has no images to score"):
+        score(Dataset("empty", ("dent",)), [])
+
+
+def test_duplicate_detections_are_allowed(make_scene: MakeScene) -> None:
+    dataset, results = make_scene(0)
+    assert "box.AP" in score(dataset, results + results, resamples=0).figures
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_runs_of_compressed_rle_are_read_exactly(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    runs = rng.integers(0, rng.choice([3, 50, 70_000]), 40)
+    rle = coco_mask.frPyObjects({"size": [1, int(runs.sum())], "counts": runs.tolist()}, 1, 1)
+    np.testing.assert_array_equal(rle_runs(rle["counts"].decode()), runs)

@@ -1,0 +1,90 @@
+"""Honest figures for predictions on held-out pictures: ``evaluate`` for files, ``score`` for data.
+
+::
+
+    metrics = evaluate(EvaluateConfig(data="dataset", predictions="runs/yolo"))
+    print_metrics(metrics)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from converters.errors import InputError
+from converters.files import write_json
+from converters.folder import DatasetFolder
+from toolkit.config import EvaluateConfig
+from toolkit.evaluate.metrics import Figure, Metrics, Protocol, Threshold
+from toolkit.evaluate.scoring import score
+from toolkit.evaluate.table import print_metrics
+from toolkit.predictions import PredictionCard, read_card, read_results
+
+__all__ = ["Figure", "Metrics", "Protocol", "Threshold", "evaluate", "print_metrics", "score"]
+
+
+def evaluate(config: EvaluateConfig) -> Metrics:
+    """Score predictions on a split of a dataset folder and write the metrics file.
+
+    Thresholds are chosen on val, where val was predicted too (``predictions/val.json``), so that
+    the split that is scored is only scored.
+
+    Raises:
+        InputError: the dataset or the predictions are missing or cannot be scored, or the metrics
+            file cannot be written.
+    """
+    files = _Files.of(config)
+    folder = DatasetFolder.open(config.data, config.fold)
+    val = None
+    if files.val is not None and "val" in folder.splits():
+        val = folder.read("val"), read_results(files.val)
+    metrics = score(
+        folder.read(config.split),
+        read_results(files.results),
+        val=val,
+        card=files.card,
+        threshold=config.threshold,
+        iou=config.iou,
+        resamples=config.resamples,
+        seed=config.seed,
+        split=config.split,
+        sources=(str(files.results), str(files.val)),
+    )
+    name = str(folder.card.get("name", config.data.name))
+    metrics = replace(metrics, protocol=replace(metrics.protocol, dataset=name, fold=config.fold))
+    write_json(files.metrics, metrics.to_json(), indent=2)
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where predictions lie and metrics go.
+
+    Attributes:
+        results: predictions on the split that is scored.
+        val: predictions on val; None where there are none.
+        card: what made them; None where it is not known.
+        metrics: the file to write.
+    """
+
+    results: Path
+    val: Path | None
+    card: PredictionCard | None
+    metrics: Path
+
+    @classmethod
+    def of(cls, config: EvaluateConfig) -> _Files:
+        """Find the files of a run folder, or those beside one results file."""
+        given = config.predictions
+        results = given / "predictions" / f"{config.split}.json" if given.is_dir() else given
+        if not results.is_file():
+            raise InputError(
+                f"{results}: no such predictions: run `toolkit predict` on {config.split}, "
+                "or give the run folder or results file that has them"
+            )
+        name = "metrics.json" if config.split == "test" else f"metrics_{config.split}.json"
+        metrics = config.out or (given if given.is_dir() else given.parent) / name
+        if results.name != f"{config.split}.json":  # what lies beside it may be of another run
+            return cls(results, None, None, metrics)
+        val = results.with_name("val.json")
+        return cls(results, val if val.is_file() else None, read_card(results.parent), metrics)

@@ -1,0 +1,122 @@
+"""What an evaluation says: figures, their intervals, and why a figure is not there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number and what it rests on.
+
+    Attributes:
+        value: the figure on the images as they are, 0 to 1.
+        ci95: bounds of its 95 % interval; None where no resamples were asked for, or where fewer
+            than two images are behind it.
+        n: images behind it: all that were scored, or, in ``per_class``, those with the class.
+        instances: ground-truth instances behind it; None for figures of whole images.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+    n: int
+    instances: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in ``metrics.json``."""
+        content: dict[str, Any] = {
+            "value": self.value,
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "n": self.n,
+        }
+        return content if self.instances is None else {**content, "instances": self.instances}
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score from which detections count.
+
+    Attributes:
+        value: 0 to 1; a detection counts where its score is at least this.
+        chosen_on: the split that it was chosen on, or "given".
+    """
+
+    value: float
+    chosen_on: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that cannot be had, and why.
+
+    Attributes:
+        reason: one sentence, with the remedy where there is one.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What was scored, and how.
+
+    Attributes:
+        split: the split that was scored.
+        images, photographs, good_images, instances: counts of the ground truth; several images
+            may show one photograph, which is the unit of the bootstrap.
+        labels: images per image-level label (``verdicts.true_labels``), "good" first; the
+            bootstrap keeps these counts.
+        boxes: "detector", or "ground truth" where the right boxes were given.
+        iou: IoU from which a detection counts as found in F1.
+        resamples, seed: of the bootstrap.
+        interval: one line on its method.
+        dataset: name of the dataset.
+        fold: its fold; None where it has none.
+    """
+
+    split: str
+    images: int
+    photographs: int
+    good_images: int
+    instances: int
+    labels: dict[str, int]
+    boxes: str
+    iou: float
+    resamples: int
+    seed: int
+    interval: str
+    dataset: str
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All figures of one evaluation.
+
+    Attributes:
+        figures: by dotted name ("box.AP"); a ``baseline.`` is what doing nothing clever scores.
+        per_class: the same by class; "good" has image-level figures only.
+        absent: why a figure is not there, by its name ("mask.AP", "per_class.dent").
+        thresholds: by what they decide: "box", "mask", "image".
+        protocol: what was scored, and how.
+    """
+
+    figures: dict[str, Figure]
+    per_class: dict[str, dict[str, Figure]]
+    absent: dict[str, str]
+    thresholds: dict[str, Threshold]
+    protocol: Protocol
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``metrics.json``: the figures' names are keys of the top level."""
+        return {
+            **{name: figure.to_json() for name, figure in self.figures.items()},
+            "per_class": {
+                label: {name: figure.to_json() for name, figure in figures.items()}
+                for label, figures in self.per_class.items()
+            },
+            "absent": dict(self.absent),
+            "thresholds": {name: asdict(value) for name, value in self.thresholds.items()},
+            "protocol": asdict(self.protocol),
+        }

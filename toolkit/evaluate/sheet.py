@@ -1,0 +1,95 @@
+"""The sheet that figures are entered on while an evaluation goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from converters.dataset import GOOD, Dataset
+from toolkit.evaluate.bootstrap import Samples, Weights, to_figure
+from toolkit.evaluate.metrics import Figure, Metrics, Protocol, Threshold
+
+
+class Sheet:
+    """Collects figures with the counts behind them, and reasons for those that are not there.
+
+    Attributes:
+        dataset: ground truth of the split that is scored.
+        weights: of its images, row 0 the split itself.
+    """
+
+    def __init__(self, dataset: Dataset, weights: Weights) -> None:
+        """Start an empty sheet."""
+        self.dataset = dataset
+        self.weights = weights
+        self._images_with = {
+            name: np.array([name in image.labels for image in dataset.images])
+            for name in dataset.categories
+        }
+        self._instances = dataset.count_instances()
+        self._figures: dict[str, Figure] = {}
+        self._per_class: dict[str, dict[str, Figure]] = {
+            label: {} for label in (GOOD, *dataset.categories)
+        }
+        self._absent: dict[str, str] = {}
+        self._thresholds: dict[str, Threshold] = {}
+        for name, count in self._instances.items():
+            if count == 0:
+                self.leave_out([f"per_class.{name}"], f"the split has no {name}")
+
+    @property
+    def instances(self) -> int:
+        """Ground-truth instances of the split."""
+        return sum(self._instances.values())
+
+    @property
+    def present(self) -> list[tuple[int, str]]:
+        """Index and name of the categories that the split has instances of."""
+        return [
+            (index, name)
+            for index, name in enumerate(self.dataset.categories)
+            if self._instances[name]
+        ]
+
+    def add(self, name: str, samples: Samples) -> None:
+        """Enter a figure of all images, from its value on every row of the weights."""
+        self._figures[name] = to_figure(samples, n=len(self.dataset.images))
+
+    def add_found(self, name: str, samples: Samples) -> None:
+        """Enter a figure of the instances on all images."""
+        n = len(self.dataset.images)
+        self._figures[name] = to_figure(samples, n=n, instances=self.instances)
+
+    def add_outlined(self, name: str, samples: Samples) -> None:
+        """Enter a figure of the instances, to which images without any add nothing."""
+        n = sum(not image.is_good for image in self.dataset.images)
+        self._figures[name] = to_figure(samples, n=n, instances=self.instances)
+
+    def add_for(self, category: str, name: str, samples: Samples) -> None:
+        """Enter a figure of the instances of a category that the split has."""
+        images = self._images_with[category]
+        # On a resample without the category there is nothing to find, so nothing to score.
+        there = self.weights @ images.astype(np.int64) > 0
+        self._per_class[category][name] = to_figure(
+            np.where(there, samples, np.nan),
+            n=int(images.sum()),
+            instances=self._instances[category],
+        )
+
+    def add_for_label(self, label: str, name: str, samples: Samples, n: int) -> None:
+        """Enter a figure of the ``n`` images whose label it is."""
+        self._per_class[label][name] = to_figure(samples, n=n)
+
+    def leave_out(self, names: Iterable[str], reason: str) -> None:
+        """Say why figures are not there."""
+        self._absent.update(dict.fromkeys(names, reason))
+
+    def set_threshold(self, of: str, threshold: Threshold) -> None:
+        """Enter the threshold that figures were taken at."""
+        self._thresholds[of] = threshold
+
+    def metrics(self, protocol: Protocol) -> Metrics:
+        """Everything that was entered."""
+        per_class = {label: figures for label, figures in self._per_class.items() if figures}
+        return Metrics(self._figures, per_class, self._absent, self._thresholds, protocol)
