@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias, cast
 
 import cv2
@@ -154,6 +155,11 @@ def _texture(grey: GreyImage) -> npt.NDArray[np.float32]:
     return cast("npt.NDArray[np.float32]", texture)
 
 
+@lru_cache(maxsize=32)
+def _window(width: int, height: int) -> npt.NDArray[np.float32]:
+    return cast("npt.NDArray[np.float32]", cv2.createHanningWindow((width, height), cv2.CV_32F))
+
+
 def _correlation(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     """Pearson correlation of two textures where they overlap after the best shift.
 
@@ -163,8 +169,7 @@ def _correlation(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> floa
     if height < 8 or width < 8:
         return 0.0
     a, b = a[:height, :width], b[:height, :width]
-    window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-    (dx, dy), _ = cv2.phaseCorrelate(a, b, window)
+    (dx, dy), _ = cv2.phaseCorrelate(a, b, _window(width, height))
     shift = np.array([[1, 0, dx], [0, 1, dy]], dtype=np.float32)
     left, right = int(np.ceil(max(0, dx))), width + int(np.floor(min(0, dx)))
     top, bottom = int(np.ceil(max(0, dy))), height + int(np.floor(min(0, dy)))

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
-import shapely
 from pycocotools import mask as coco_mask
 
 from converters.dataset import BinaryMask, Box
@@ -67,6 +66,8 @@ def merge_regions(regions: list[Region], distance: float) -> list[Region]:
     """
     if distance <= 0 or len(regions) < 2:
         return regions
+    import shapely  # here, because few conversions need it and it takes a while to import
+
     # Distances between disjoint regions are distances between their outlines, holes included.
     shapes = [
         shapely.multilinestrings([shapely.linearrings(ring) for ring in _edge_rings(region)[0]])
