@@ -1,0 +1,67 @@
+"""Training arguments: defaults that fit the weights, and none that changes them behind our back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit.config import FinetuneYoloConfig, build
+from toolkit.detect.recipe import training_arguments
+
+CPU = torch.device("cpu")
+
+
+def _arguments(random_weights: bool, **options: Any) -> dict[str, Any]:
+    config = FinetuneYoloConfig(data=Path("data"), out=Path("run"), **options)
+    return training_arguments(config, random_weights=random_weights, images=100, device=CPU)
+
+
+def test_fine_tuning_follows_the_recipe_for_box_only_data() -> None:
+    arguments = _arguments(random_weights=False)
+
+    assert (arguments["optimizer"], arguments["lr0"]) == ("SGD", 1e-3)
+    assert (arguments["epochs"], arguments["close_mosaic"]) == (40, 30)
+    assert arguments["weight_decay"] == 5e-4
+
+
+def test_random_weights_learn_with_adamw_and_mosaic() -> None:
+    arguments = _arguments(random_weights=True)
+
+    assert (arguments["optimizer"], arguments["lr0"]) == ("AdamW", 2e-3)
+    assert arguments["close_mosaic"] == 10
+
+
+def test_what_the_user_gives_wins() -> None:
+    arguments = _arguments(True, optimizer="SGD", learning_rate=0.5, close_mosaic=0)
+
+    assert (arguments["optimizer"], arguments["lr0"]) == ("SGD", 0.5)
+    assert arguments["close_mosaic"] == 0
+
+
+def test_a_batch_is_one_step() -> None:
+    # ultralytics adds up gradients to 64 pictures and scales weight decay, unless nbs is the batch
+    assert _arguments(True, batch=8)["nbs"] == 8
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 0), (4, 2), (40, 28), (1000, 100)])
+def test_warmup_is_a_tenth_of_the_steps_and_at_most_a_hundred(epochs: int, steps: int) -> None:
+    arguments = _arguments(True, epochs=epochs)
+
+    per_epoch = 7  # 100 pictures in batches of 16
+    assert arguments["warmup_epochs"] * per_epoch == pytest.approx(steps)
+
+
+def test_training_on_a_cpu_is_in_full_precision() -> None:
+    assert _arguments(True)["amp"] is False
+
+
+@pytest.mark.parametrize("name", ["yolo.yaml", "yolo_none_cpu.yaml"])
+def test_the_presets_are_valid(name: str) -> None:
+    preset = Path(__file__).parents[3] / "configs" / name
+
+    config = build(FinetuneYoloConfig, preset, {"data": "data", "out": "run"})
+
+    assert (config.weights == "none") == (name == "yolo_none_cpu.yaml")

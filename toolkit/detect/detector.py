@@ -1,0 +1,169 @@
+"""Finding defects with a trained YOLO-World model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import supervision as sv
+import torch
+from ultralytics.data.augment import LetterBox
+from ultralytics.utils.nms import non_max_suppression
+from ultralytics.utils.ops import scale_boxes
+
+from converters.dataset import Dataset
+from converters.errors import InputError
+from toolkit.console import track
+from toolkit.detect.data import STRIDE
+from toolkit.detect.weights import RunModel, load_run
+from toolkit.images import RgbImage, read_image
+from toolkit.predictions import Result
+
+
+class Detector:
+    """Boxes of defects on pictures.
+
+    A box counts once for every class that it scores on (as in the evaluation of YOLO-World), and
+    suppresses others of its own class only.
+
+    Args:
+        trained: the model.
+        device: where it runs.
+        confidence: lowest score that is kept, 0 to 1.
+        max_detections: most boxes per picture, best first.
+        iou: overlap from which the weaker of two boxes of one class goes.
+    """
+
+    def __init__(
+        self,
+        trained: RunModel,
+        device: torch.device,
+        *,
+        confidence: float = 0.001,
+        max_detections: int = 100,
+        iou: float = 0.7,
+    ) -> None:
+        self.names = trained.embeddings.names
+        self.image_size = trained.image_size
+        self.description = (
+            f"YOLO-World v2 {trained.scale}, {trained.image_size} px, from {trained.source}"
+        )
+        self._model = trained.model.to(device).eval()
+        self._device = device
+        self._confidence = confidence
+        self._max_detections = max_detections
+        self._iou = iou
+        # The smallest rectangle of whole strides around the resized picture, whatever the batch.
+        self._letterbox = LetterBox(trained.image_size, auto=True, stride=STRIDE)
+
+    @classmethod
+    def load(
+        cls,
+        run: Path,
+        device: torch.device,
+        *,
+        confidence: float = 0.001,
+        max_detections: int = 100,
+    ) -> Detector:
+        """Load the best model of a run of ``toolkit finetune yolo``.
+
+        Raises:
+            InputError: it is no such run, or a file of it is missing or damaged.
+        """
+        return cls(load_run(run), device, confidence=confidence, max_detections=max_detections)
+
+    def __call__(self, images: Sequence[RgbImage]) -> list[sv.Detections]:
+        """Find defects.
+
+        Args:
+            images: pictures of any sizes; those that fill the same rectangle run together.
+
+        Returns:
+            for each picture its boxes, best first: ``xyxy`` (N, 4) in pixels of the picture, cut
+            to it, ``confidence`` (N,), ``class_id`` (N,) as index into ``names``, and
+            ``data["class_name"]`` (N,).
+        """
+        inputs = [self._letterbox(image=image) for image in images]
+        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, array in enumerate(inputs):
+            by_shape[array.shape[:2]].append(index)
+        found = [sv.Detections.empty() for _ in images]
+        for shape, indices in by_shape.items():
+            batch = np.stack([inputs[index] for index in indices])
+            for index, rows in zip(indices, self._forward(batch), strict=True):
+                height, width = images[index].shape[:2]
+                found[index] = self._detections(rows, shape, (height, width))
+        return found
+
+    @torch.inference_mode()
+    def _forward(self, batch: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        """Rows (x1, y1, x2, y2, score, class) in pixels of the input, per picture of the batch."""
+        pixels = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float() / 255
+        rows = non_max_suppression(
+            self._model(pixels)[0],
+            self._confidence,
+            self._iou,
+            multi_label=True,
+            max_det=self._max_detections,
+            max_time_img=float("inf"),  # by default a slow machine silently loses the last pictures
+            max_wh=2 * self.image_size,  # shift that keeps the boxes of different classes apart
+        )
+        return [found.cpu().numpy() for found in rows]
+
+    def _detections(
+        self,
+        rows: npt.NDArray[np.float32],
+        input_shape: tuple[int, int],
+        image_shape: tuple[int, int],
+    ) -> sv.Detections:
+        classes = rows[:, 5].astype(int)
+        return sv.Detections(
+            xyxy=scale_boxes(input_shape, rows[:, :4].copy(), image_shape),
+            confidence=rows[:, 4],
+            class_id=classes,
+            data={"class_name": np.array(self.names, dtype=object)[classes]},
+        )
+
+
+def predict_dataset(detector: Detector, dataset: Dataset, *, batch: int = 16) -> list[Result]:
+    """Find defects on every picture of a dataset.
+
+    Returns:
+        COCO results in the order of the pictures, best first within each.
+
+    Raises:
+        InputError: a picture cannot be read, or the detector knows a class that the dataset lacks.
+    """
+    for name in detector.names:
+        if name not in dataset.categories:
+            raise InputError(
+                f"the detector knows {name!r}, which {dataset.name} lacks "
+                f"(it has {', '.join(dataset.categories)}): predict on data of the same classes"
+            )
+    ids = [dataset.category_id(name) for name in detector.names]
+    results: list[Result] = []
+    images = iter(track(dataset.images, "Finding defects", len(dataset.images)))
+    while chunk := list(islice(images, batch)):
+        for image, found in zip(
+            chunk, detector([read_image(image.path) for image in chunk]), strict=True
+        ):
+            results.extend(_results(image.id, found, ids))
+    return results
+
+
+def _results(image_id: int, found: sv.Detections, category_ids: list[int]) -> list[Result]:
+    scores = found.confidence if found.confidence is not None else np.zeros(len(found))
+    classes = found.class_id if found.class_id is not None else np.zeros(len(found), dtype=int)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[int(index)],
+            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+            "score": float(score),
+        }
+        for (x1, y1, x2, y2), score, index in zip(found.xyxy, scores, classes, strict=True)
+    ]

@@ -1,0 +1,158 @@
+"""Fine-tuning YOLO-World v2 on a dataset folder, without a network and without CLIP."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+
+from converters.dataset import SPLITS, Dataset
+from converters.errors import InputError
+from converters.folder import DatasetFolder
+from toolkit.config import FinetuneYoloConfig
+from toolkit.console import note, track
+from toolkit.detect.data import STRIDE
+from toolkit.detect.detector import Detector, predict_dataset
+from toolkit.detect.embeddings import ClassEmbeddings, resolve_embeddings
+from toolkit.detect.offline import quiet
+from toolkit.detect.recipe import training_arguments
+from toolkit.detect.trainer import Epoch, OfflineWorldTrainer
+from toolkit.detect.weights import (
+    COMMAND,
+    StartingPoint,
+    load_starting_point,
+    save_description,
+    save_weights,
+    set_classes,
+)
+from toolkit.devices import resolve_device
+from toolkit.images import read_image
+from toolkit.predictions import PredictionCard, write_predictions
+from toolkit.runs import RunFolder
+
+
+def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
+    """Fine-tune YOLO-World v2 on the train split and predict on val and test.
+
+    The model of the epoch with the best AP on val is kept. Afterwards it finds the classes of the
+    dataset and no others: fine-tuning closes the vocabulary.
+
+    Returns:
+        the run: ``checkpoints/`` (``best.safetensors``, ``embeddings.safetensors``,
+        ``model.json``), ``log.jsonl`` (a record per epoch), ``predictions/``.
+
+    Raises:
+        InputError: the data, the weights or the embeddings cannot be used, the run folder is taken,
+            or training diverged.
+    """
+    device = resolve_device(config.device)
+    folder = DatasetFolder.open(config.data, config.fold)
+    splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
+    _check_splits(splits, config)
+    start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
+    embeddings = resolve_embeddings(
+        splits["train"].categories, config.embeddings, start.embeddings, config.seed
+    )
+    _check_pictures(splits)
+    run = RunFolder.create(config.out, COMMAND, config)
+    save_description(run, start.scale, embeddings, config.image_size, start.source)
+    note(
+        f"YOLO-World v2 {start.scale} from {start.source}, on {device}; "
+        f"class embeddings: {embeddings.summary()}. It will find these classes only: "
+        f"{', '.join(embeddings.names)}."
+    )
+    _train(config, splits, start, embeddings, device, run)
+    detector = Detector.load(run.root, device, confidence=config.confidence)
+    results = {
+        split: predict_dataset(detector, dataset, batch=config.batch)
+        for split, dataset in splits.items()
+        if split != "train"
+    }
+    card = PredictionCard("detector", masks=False, detector=detector.description)
+    write_predictions(run.predictions, results, card)
+    return run
+
+
+def _train(
+    config: FinetuneYoloConfig,
+    splits: dict[str, Dataset],
+    start: StartingPoint,
+    embeddings: ClassEmbeddings,
+    device: torch.device,
+    run: RunFolder,
+) -> None:
+    arguments = training_arguments(
+        config,
+        random_weights=config.weights == "none",
+        images=len(splits["train"].images),
+        device=device,
+    )
+    set_classes(start.model, embeddings)
+    # ultralytics insists on a folder for its own notes.
+    with tempfile.TemporaryDirectory(prefix="toolkit-yolo-") as scratch, quiet():
+        trainer = OfflineWorldTrainer(
+            {**arguments, "save_dir": scratch},
+            start.model,
+            {split: splits[split] for split in ("train", "val")},
+            embeddings,
+            on_epoch=_reporter(run, config.epochs),
+            on_best=lambda state: save_weights(run, state),
+        )
+        trainer.train()
+
+
+def _reporter(run: RunFolder, epochs: int) -> Callable[[Epoch], None]:
+    """Log every epoch, and tell the user in one line."""
+    started = time.monotonic()
+
+    def report(epoch: Epoch) -> None:
+        seconds = round(time.monotonic() - started, 1)
+        run.log(
+            {
+                "epoch": epoch.number,
+                "seconds": seconds,
+                **epoch.losses,
+                "val_ap50": epoch.val_ap50,
+                "val_ap": epoch.val_ap,
+                "learning_rate": epoch.learning_rate,
+            }
+        )
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in epoch.losses.items())
+        note(
+            f"epoch {epoch.number}/{epochs}: {losses}; val AP50 {epoch.val_ap50:.3f}, "
+            f"AP {epoch.val_ap:.3f} ({seconds:.0f} s)"
+        )
+
+    return report
+
+
+def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> None:
+    """Refuse data that cannot be trained on, or whose best epoch could not be chosen."""
+    for split, purpose in {"train": "to learn from", "val": "to choose the best epoch on"}.items():
+        if split not in splits:
+            raise InputError(f"{config.data}: has no {split} split: convert with one")
+        if not any(image.instances for image in splits[split].images):
+            raise InputError(
+                f"{config.data}: {split} has no defects {purpose}: "
+                "convert again with other split fractions or more defect pictures"
+            )
+    rest = len(splits["train"].images) % config.batch
+    if config.image_size < 2 * STRIDE and 1 in (rest, config.batch):
+        raise InputError(
+            f"image_size {config.image_size} with a batch of one picture leaves batch "
+            "normalisation a single value: use an image_size of 64 or more, or another batch"
+        )
+
+
+def _check_pictures(splits: dict[str, Dataset]) -> None:
+    """Refuse pictures that cannot be read or are not as large as annotated, before training."""
+    images = [image for dataset in splits.values() for image in dataset.images]
+    for image in track(images, "Checking pictures", len(images)):
+        height, width = read_image(image.path).shape[:2]
+        if (width, height) != (image.width, image.height):
+            raise InputError(
+                f"{image.path}: is {width} x {height} pixels, annotated as "
+                f"{image.width} x {image.height}: convert the data again"
+            )

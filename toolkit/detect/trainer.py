@@ -1,0 +1,127 @@
+"""ultralytics' YOLO-World trainer, with every call that needs CLIP or a network answered here.
+
+The places, in ultralytics 8.4:
+
+- ``WorldTrainer.get_model`` registers a callback that asks CLIP for the embeddings with which
+  validation runs: training starts from a model whose classes are set, so it is never called.
+- ``WorldTrainer.build_dataset`` asks CLIP for the training embeddings and caches them beside the
+  pictures: replaced, the embeddings are handed in.
+- ``get_dataset`` checks ``data.yaml`` and fetches a font: replaced.
+- mixed precision is probed with a model that is downloaded, unless it is bfloat16: so it is that.
+- integrations (analytics, the vendor's platform, experiment trackers) are callbacks: none is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from ultralytics.models.yolo.world import WorldTrainer
+from ultralytics.nn.tasks import WorldModel
+
+from converters.dataset import Dataset
+from converters.errors import InputError
+from toolkit.detect.data import DefectImages, data_description, prompt_name
+from toolkit.detect.embeddings import ClassEmbeddings
+from toolkit.detect.weights import ARCHITECTURE
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to.
+
+    Attributes:
+        number: from 1.
+        losses: mean training loss by name (box_loss, cls_loss, dfl_loss).
+        val_ap50, val_ap: ultralytics' AP on val at IoU 0.5 and over 0.5 to 0.95, 0 to 1.
+        learning_rate: at the end of the epoch.
+    """
+
+    number: int
+    losses: dict[str, float]
+    val_ap50: float
+    val_ap: float
+    learning_rate: float
+
+
+class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
+    """Train YOLO-World on datasets in memory.
+
+    Args:
+        overrides: training arguments of ultralytics.
+        model: whose classes are set to ``embeddings``.
+        splits: "train" and "val".
+        embeddings: of the classes.
+        on_epoch: called after every epoch.
+        on_best: called with the weights (moving average) whenever AP on val is the best so far.
+    """
+
+    def __init__(
+        self,
+        overrides: dict[str, Any],
+        model: WorldModel,
+        splits: dict[str, Dataset],
+        embeddings: ClassEmbeddings,
+        on_epoch: Callable[[Epoch], None],
+        on_best: Callable[[dict[str, torch.Tensor]], None],
+    ) -> None:
+        self.splits = splits
+        self.on_epoch = on_epoch
+        self.on_best = on_best
+        threads = torch.get_num_threads()
+        super().__init__(overrides={"model": f"{ARCHITECTURE}.yaml", **overrides})
+        torch.set_num_threads(threads)  # on a CPU ultralytics leaves one core idle, of two one
+        self.model = model  # a module instead of a name: nothing is built or looked up
+        self.text_embeddings = {
+            prompt_name(index): vector for index, vector in enumerate(embeddings.vectors)
+        }
+
+    def get_dataset(self) -> dict[str, Any]:
+        """The splits, as ultralytics describes datasets."""
+        return data_description(self.splits)
+
+    def build_dataset(
+        self, img_path: Dataset, mode: Literal["train", "val"] = "train", batch: int | None = None
+    ) -> DefectImages:
+        """Wrap one split; ``img_path`` is what ``get_dataset`` gave for it."""
+        return DefectImages(img_path, mode, self.args, self.data, batch or 1)
+
+    def run_callbacks(self, event: str) -> None:
+        """Run none: what is to happen after an epoch is a method below."""
+
+    def validate(self) -> tuple[dict[str, float] | None, float | None]:
+        """Measure AP on val.
+
+        Raises:
+            InputError: the training loss is not a number any more.
+        """
+        if not torch.isfinite(self.loss):
+            raise InputError(
+                f"training diverged in epoch {self.epoch + 1}: the loss is not a number: "
+                "lower learning_rate"
+            )
+        metrics, fitness = super().validate()
+        return metrics, fitness
+
+    def save_metrics(self, metrics: dict[str, float]) -> None:
+        """Report the epoch, in place of writing results.csv."""
+        self.on_epoch(
+            Epoch(
+                number=self.epoch + 1,
+                losses={name: float(metrics[f"train/{name}"]) for name in self.loss_names},
+                val_ap50=float(metrics["metrics/mAP50(B)"]),
+                val_ap=float(metrics["metrics/mAP50-95(B)"]),
+                learning_rate=float(metrics["lr/pg0"]),
+            )
+        )
+
+    def save_model(self) -> bool:
+        """Hand over the weights if they are the best so far, in place of writing pickles."""
+        if self.fitness == self.best_fitness:
+            self.on_best(self.ema.ema.state_dict())
+        return True
+
+    def final_eval(self) -> None:
+        """Leave out validating the best epoch once more."""
