@@ -149,6 +149,8 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: 0 for success, 1 for findings, 2 for bad input, 130 when interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Threads that spin while they wait make training many times slower beside any other program.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from converters.errors import InputError
 
     try:

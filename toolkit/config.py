@@ -184,24 +184,24 @@ class FinetuneSamConfig(Config):
     """"none" (random), an official file (sam_vit_b_01ec64.pth), or one of our run folders."""
     train: Literal["decoder", "all"] | None = None
     """What learns; by default all from random weights, the decoder from any others."""
-    epochs: Positive = 15
-    """Passes over the training instances; over-training makes SAM deaf to its prompts."""
+    epochs: Positive | None = None
+    """Passes over the training instances; by default 15, from random weights 40."""
     batch: Positive = 16
     """Box prompts per optimiser step, all decoded in one call."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate of AdamW; by default 1e-4 for the decoder, 3e-4 from random weights."""
+    """Peak rate of AdamW; by default decoder 1e-4, all 1e-5, from random weights 2e-3."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Weight decay."""
     box_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Standard deviation of the noise on box corners, as a share of the side; at most 20 px."""
-    patience: Positive = 5
-    """Epochs without a better val IoU before stopping early."""
+    patience: Positive | None = None
+    """Epochs without a better val IoU before stopping; by default a third of all, at least 5."""
     resume: bool = False
     """Go on from the last whole checkpoint of the run folder."""
     device: Device = "auto"
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 2
-    """Processes that load images."""
+    """Threads that load images."""
     seed: NotNegative = 0
     """Seed of everything random."""
 

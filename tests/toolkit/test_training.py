@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from converters.errors import InputError
+from toolkit import training
+from toolkit.config import FinetuneSamConfig
+from toolkit.devices import resolve_device
+from toolkit.runs import RunFolder
+from toolkit.training import Progress, Schedule, check_resumable, fit
+
+
+class LineTask:
+    """Fit a line with a network that has all that a state must hold: dropout and running means."""
+
+    steps = 5
+
+    def __init__(self, scores=None):
+        torch.manual_seed(7)
+        self.model = nn.Sequential(
+            nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1)
+        )
+        self.model[0].bias.requires_grad_(False)
+        self.scores = scores
+        self.validations = 0
+
+    def batches(self, epoch):
+        generator = torch.Generator().manual_seed(epoch)
+        for _ in range(self.steps):
+            x = torch.randn(16, 2, generator=generator)
+            yield x, x.sum(1, keepdim=True)
+
+    def losses(self, batch):
+        self.model.train()
+        error = (self.model(batch[0]) - batch[1]).square().mean()
+        return {"loss": error, "half": error / 2}
+
+    def validate(self):
+        self.validations += 1
+        if self.scores is not None:
+            return {"score": self.scores[self.validations - 1]}
+        self.model.eval()
+        return {"score": -self.losses(next(self.batches(99)))["loss"].item()}
+
+
+def _schedule(**options):
+    values = {"epochs": 4, "learning_rate": 0.05, "weight_decay": 0.01, "patience": 10}
+    return Schedule(**{**values, "score": "score", "seed": 3, **options})
+
+
+def _run(path):
+    path.mkdir()
+    return RunFolder(path)
+
+
+def _log(run):
+    return [json.loads(line) for line in (run.root / "log.jsonl").read_text().splitlines()]
+
+
+def _same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("write", range(1, 8))
+def test_a_run_killed_at_any_write_goes_on_to_the_same_weights(tmp_path, monkeypatch, write):
+    whole, killed = _run(tmp_path / "whole"), _run(tmp_path / "killed")
+    scores = [0.1, 0.3, 0.2, 0.4]  # best.safetensors is written in epochs 1, 2 and 4
+    task = LineTask(scores)
+    fit(task, _schedule(), whole)
+
+    count = 0
+    write_bytes = training.write_bytes
+
+    def kill(path, content):
+        nonlocal count
+        count += 1
+        if count == write:
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(f".{path.name}.partial").write_bytes(content[: len(content) // 2])
+            raise Killed
+        write_bytes(path, content)
+
+    monkeypatch.setattr(training, "write_bytes", kill)
+    with pytest.raises(Killed):
+        fit(LineTask(scores), _schedule(), killed)
+    monkeypatch.undo()
+
+    whole_epochs = [0, 0, 1, 1, 2, 3, 3][write - 1]
+    again = LineTask(scores[whole_epochs:])
+    progress = fit(again, _schedule(), killed, resume=True)
+    assert progress == Progress(epoch=4, best_score=0.4, best_epoch=4)
+    assert _same(again.model.state_dict(), task.model.state_dict())
+    for name in ("best", "last"):
+        file = f"checkpoints/{name}.safetensors"
+        assert _same(load_file(whole.root / file), load_file(killed.root / file))
+    timeless = [[{**r, "seconds": 0} for r in _log(run)] for run in (whole, killed)]
+    assert timeless[0] == timeless[1]
+
+
+def test_training_learns_and_logs_every_epoch(tmp_path):
+    run = _run(tmp_path / "run")
+    fit(LineTask(), _schedule(epochs=8, patience=99), run)
+    log = _log(run)
+    assert [record["epoch"] for record in log] == list(range(1, 9))
+    assert log[-1]["step"] == 40
+    assert log[-1]["score"] > log[0]["score"]
+    assert log[-1]["half"] == pytest.approx(log[-1]["loss"] / 2)
+    assert {"learning_rate", "seconds"} <= log[0].keys()
+
+
+def test_the_best_checkpoint_is_whole_and_of_the_best_epoch(tmp_path):
+    run = _run(tmp_path / "run")
+    task = LineTask([0.1, 0.9, 0.5, 0.9])
+    seen = []
+    validate = task.validate
+
+    def remember():
+        seen.append({name: t.clone() for name, t in task.model.state_dict().items()})
+        return validate()
+
+    task.validate = remember
+    fit(task, _schedule(), run)
+    assert _same(load_file(run.checkpoints / "best.safetensors"), seen[1])
+
+
+def test_it_stops_when_val_stops_improving_also_after_a_resume(tmp_path):
+    run = _run(tmp_path / "run")
+    task = LineTask([0.5, 0.4, 0.4, 0.9])
+    assert fit(task, _schedule(patience=2), run) == Progress(3, 0.5, 1)
+    again = LineTask([])
+    assert fit(again, _schedule(patience=2), run, resume=True) == Progress(3, 0.5, 1)
+    assert again.validations == 0
+
+
+def test_frozen_parameters_stay_and_are_not_in_the_state(tmp_path):
+    run = _run(tmp_path / "run")
+    task = LineTask()
+    before = task.model[0].bias.clone()
+    fit(task, _schedule(), run)
+    assert torch.equal(task.model[0].bias, before)
+    state = load_file(run.checkpoints / "last.safetensors")
+    assert "model.0.weight" in state
+    assert "model.0.bias" not in state
+
+
+def test_the_rate_rises_then_falls_to_zero():
+    schedule = _schedule(learning_rate=1.0)
+    rates = [schedule.rate(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[4] == 1.0
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[-1] < 1e-3
+
+
+def test_a_loss_that_explodes_is_an_error(tmp_path):
+    task = LineTask()
+    task.losses = lambda batch: {"loss": task.model(batch[0]).sum() * float("inf")}
+    with pytest.raises(InputError, match="lower the learning rate"):
+        fit(task, _schedule(), _run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
+def test_a_damaged_state_is_named(tmp_path, damage):
+    run = _run(tmp_path / "run")
+    fit(LineTask(), _schedule(epochs=1), run)
+    path = run.checkpoints / "last.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"last\.safetensors: is damaged"):
+        fit(LineTask(), _schedule(), run, resume=True)
+
+
+def test_the_state_of_another_model_is_refused(tmp_path):
+    run = _run(tmp_path / "run")
+    fit(LineTask(), _schedule(epochs=1), run)
+    other = LineTask()
+    other.model[4] = nn.Linear(8, 2)
+    with pytest.raises(InputError, match="another model"):
+        fit(other, _schedule(), run, resume=True)
+
+
+FREE = ("epochs", "resume")
+
+
+class TestCheckResumable:
+    def _config(self, tmp_path, **options):
+        return FinetuneSamConfig(data=tmp_path / "data", out=tmp_path / "run", **options)
+
+    def test_free_fields_may_change(self, tmp_path):
+        config = self._config(tmp_path)
+        run = RunFolder.create(config.out, "finetune sam", config)
+        check_resumable(run, "finetune sam", self._config(tmp_path, epochs=9, resume=True), FREE)
+
+    def test_others_may_not(self, tmp_path):
+        config = self._config(tmp_path)
+        run = RunFolder.create(config.out, "finetune sam", config)
+        with pytest.raises(InputError, match="was started with batch 16, not 8: resume"):
+            check_resumable(run, "finetune sam", self._config(tmp_path, batch=8), FREE)
+
+    def test_a_run_of_another_command_is_refused(self, tmp_path):
+        config = self._config(tmp_path)
+        run = RunFolder.create(config.out, "finetune yolo", config)
+        with pytest.raises(InputError, match="is a run of `toolkit finetune yolo`, not of"):
+            check_resumable(run, "finetune sam", config, FREE)
+
+
+def test_devices():
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(InputError, match="device cuda:99: PyTorch sees"):
+        resolve_device("cuda:99")
+    with pytest.raises(InputError, match="is unknown"):
+        resolve_device("toaster")

@@ -1,0 +1,232 @@
+"""Batches of box prompts: which instances, seen through which views, with which targets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.dataset import Box, Dataset, Image, Instance
+from converters.errors import InputError
+from converters.geometry import Region
+from toolkit.images import RgbImage, read_image
+from toolkit.segment.frames import Frame
+from toolkit.segment.prompts import jitter_box
+from toolkit.segment.views import View, random_view, random_zoomed_view, views_of
+
+PROMPTS_PER_VIEW = 4
+"""Instances of one image that are drawn together and share a view; more crowd out others."""
+
+MEMORY = 2**30
+"""Bytes of decoded pictures that are kept."""
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+Prompt: TypeAlias = tuple[Image, Instance]
+"""An instance to outline, and the image that it is on."""
+
+ImageView: TypeAlias = tuple[str, View]
+"""What is encoded: a view, and the file name of its image."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts, and what they should give.
+
+    Attributes:
+        views: the n views, with their images, that the prompts are on.
+        pixels: the same, resized for the encoder: n tensors (3, height, width), uint8; empty where
+            the encoder is frozen.
+        owner: index into ``views`` of each of the b prompts, shape (b,).
+        boxes: shape (b, 4), corners in pixels of the input frame.
+        targets: share of each cell that the defect covers, shape (b, cells, cells).
+        inside: share of each cell that is image, not padding, shape (b, cells, cells).
+    """
+
+    views: tuple[ImageView, ...]
+    pixels: tuple[Tensor, ...]
+    owner: Tensor
+    boxes: Tensor
+    targets: Tensor
+    inside: Tensor
+
+
+class ImageStore:
+    """Pictures, decoded once as long as they fit into ``MEMORY``."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, RgbImage] = {}
+        self._bytes = 0
+
+    def read(self, image: Image) -> RgbImage:
+        """The pixels of an image.
+
+        Raises:
+            InputError: it cannot be read, or its size is not that of its annotations.
+        """
+        if image.file_name in self._kept:
+            return self._kept[image.file_name]
+        pixels = read_image(image.path)
+        if pixels.shape[:2] != (image.height, image.width):
+            found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+            raise InputError(
+                f"{image.path}: is {found} pixels, its annotations say "
+                f"{image.width} x {image.height}: convert again"
+            )
+        if self._bytes + pixels.nbytes <= MEMORY:
+            self._kept[image.file_name] = pixels
+            self._bytes += pixels.nbytes
+        return pixels
+
+
+def masked_prompts(dataset: Dataset) -> list[Prompt]:
+    """The instances that have a mask, with their images."""
+    return [
+        (image, instance)
+        for image in dataset.images
+        for instance in image.instances
+        if instance.crop is not None
+    ]
+
+
+class Sampler:
+    """Training batches, the same ones for the same seed, epoch and step."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        store: ImageStore,
+        *,
+        side: int,
+        cells: int,
+        zoom: float | None,
+        batch: int,
+        jitter: float,
+        augment: bool,
+        seed: int,
+        workers: int,
+    ) -> None:
+        """Describe the batches.
+
+        Args:
+            prompts: the training instances, all of them with masks.
+            store: reads the pictures.
+            side: of the encoder's input, in pixels.
+            cells: side of the square that masks are compared on.
+            zoom: of the architecture: window around each box, or None for the whole image.
+            batch: prompts per step.
+            jitter: standard deviation of the noise on box corners, as a share of the side.
+            augment: whether the encoder learns, from random views; a frozen one has encoded
+                the ``views_of`` the exact boxes, and batches carry no pixels.
+            seed: everything random derives from it, the epoch and the step.
+            workers: threads that make batches ahead of their use; 0 makes them when asked.
+        """
+        self._groups = _groups(prompts)
+        self._store = store
+        self._side, self._cells, self._zoom = side, cells, zoom
+        self._batch, self._jitter, self._augment = batch, jitter, augment
+        self._seed, self._workers = seed, workers
+        self.steps = -(-len(prompts) // batch)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """All prompts once, ``steps`` batches."""
+        rng = np.random.default_rng([self._seed, epoch])
+        order = [p for index in rng.permutation(len(self._groups)) for p in self._groups[index]]
+        plans = [
+            (step, order[step * self._batch : (step + 1) * self._batch])
+            for step in range(self.steps)
+        ]
+
+        def make(plan: tuple[int, list[Prompt]]) -> Batch:
+            step, prompts = plan
+            # Plus one, because a seed of [s, e, 0] is the same as one of [s, e].
+            return self._make(prompts, np.random.default_rng([self._seed, epoch, step + 1]))
+
+        return _ahead(make, plans, self._workers)
+
+    def _make(self, prompts: list[Prompt], rng: np.random.Generator) -> Batch:
+        views: list[ImageView] = []
+        pixels, owner, boxes, targets, inside = [], [], [], [], []
+        for image, instances in by_image(prompts):
+            jittered = [
+                jitter_box(instance.box, self._jitter, image.height, image.width, rng)
+                for instance in instances
+            ]
+            seen, index = self._choose_views(image, instances, jittered, rng)
+            frames = [Frame(*view.size, self._side) for view in seen]
+            if self._augment:
+                whole = self._store.read(image)
+                pixels += [f.image(v.image(whole)) for f, v in zip(frames, seen, strict=True)]
+            for instance, box, k in zip(instances, jittered, index, strict=True):
+                boxes.append(frames[k].boxes(seen[k].box(box))[0])
+                region = seen[k].region(_region(instance))
+                targets.append(frames[k].target(region, self._cells))
+                inside.append(frames[k].inside(self._cells))
+                owner.append(len(views) + k)
+            views += [(image.file_name, view) for view in seen]
+        return Batch(
+            views=tuple(views),
+            pixels=tuple(pixels),
+            owner=torch.tensor(owner),
+            boxes=torch.from_numpy(np.stack(boxes)),
+            targets=torch.from_numpy(np.stack(targets)),
+            inside=torch.from_numpy(np.stack(inside)),
+        )
+
+    def _choose_views(
+        self, image: Image, instances: list[Instance], jittered: list[Box], rng: np.random.Generator
+    ) -> tuple[list[View], list[int]]:
+        """Views of one image, and for each instance the index of its view."""
+        height, width = image.height, image.width
+        if not self._augment:
+            return views_of([i.box for i in instances], height, width, self._zoom)
+        if self._zoom is None:
+            return [random_view(height, width, jittered, rng)], [0] * len(instances)
+        # As at work, the window lies around the box that the detector gave.
+        views = [random_zoomed_view(box, height, width, self._zoom, rng) for box in jittered]
+        return views, list(range(len(instances)))
+
+
+def by_image(prompts: Sequence[Prompt]) -> list[tuple[Image, list[Instance]]]:
+    """The instances of each image, in the order of their first appearance."""
+    found: dict[str, tuple[Image, list[Instance]]] = {}
+    for image, instance in prompts:
+        found.setdefault(image.file_name, (image, []))[1].append(instance)
+    return list(found.values())
+
+
+def _groups(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """Prompts that are drawn together because they share an encoding."""
+    return [
+        [(image, instance) for instance in instances[start : start + PROMPTS_PER_VIEW]]
+        for image, instances in by_image(prompts)
+        for start in range(0, len(instances), PROMPTS_PER_VIEW)
+    ]
+
+
+def _region(instance: Instance) -> Region:
+    assert instance.crop is not None, "prompts have masks"
+    return instance.box, instance.crop
+
+
+def _ahead(make: Callable[[S], T], plans: Iterable[S], workers: int) -> Iterator[T]:
+    """``map`` in order, made by threads a few items ahead of their use."""
+    if workers == 0:
+        yield from map(make, plans)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[T]] = deque()
+        for plan in plans:
+            pending.append(pool.submit(make, plan))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

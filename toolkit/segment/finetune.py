@@ -1,0 +1,121 @@
+"""`toolkit finetune sam`: from a dataset folder to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from segment_anything.modeling import Sam
+
+from converters.errors import InputError
+from converters.folder import DatasetFolder
+from toolkit.config import FinetuneSamConfig
+from toolkit.console import note
+from toolkit.devices import resolve_device
+from toolkit.predictions import PredictionCard, write_predictions
+from toolkit.runs import RunFolder
+from toolkit.segment.data import Prompt, masked_prompts
+from toolkit.segment.model import ARCHITECTURES, build_sam
+from toolkit.segment.segmenter import Segmenter, predict_given_boxes
+from toolkit.segment.task import SamTask
+from toolkit.segment.weights import COMMAND, load_sam
+from toolkit.training import Schedule, check_resumable, fit
+
+FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume")
+
+
+def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
+    """Fine-tune SAM with box prompts and predict val and test from their ground-truth boxes.
+
+    Returns:
+        the run: ``checkpoints/best.safetensors`` is the model of the epoch with the best val IoU,
+        ``predictions/`` its outlines.
+
+    Raises:
+        InputError: the dataset has no masks to learn or to validate on, the weights cannot be
+            used, the device is not there, or the run folder is taken.
+    """
+    device = resolve_device(config.device)
+    folder = DatasetFolder.open(config.data, config.fold)
+    train, val = _prompts(folder, "train"), _prompts(folder, "val")
+    sam, config = _starting_point(config)
+    learns, schedule = _plan(config)
+    run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
+    check_resumable(run, COMMAND, config, FREE_ON_RESUME)
+    run.write_model({"architecture": config.model})
+    task = SamTask(
+        sam.to(device),
+        ARCHITECTURES[config.model].zoom,
+        train,
+        val,
+        learns=learns,
+        batch=config.batch,
+        jitter=config.box_jitter,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    progress = fit(task, schedule, run, resume=config.resume)
+    note(f"best: epoch {progress.best_epoch}, val IoU {progress.best_score:.4f}")
+    _predict(run, folder, config)
+    return run
+
+
+def _starting_point(config: FinetuneSamConfig) -> tuple[Sam, FinetuneSamConfig]:
+    """The model to start from, and the configuration with the architecture that it has."""
+    if config.weights == "none":
+        torch.manual_seed(config.seed)
+        return build_sam(config.model), config
+    sam, model = load_sam(Path(config.weights))
+    if "model" in config.model_fields_set and model != config.model:
+        raise InputError(f"{config.weights}: is {model}, not {config.model}: leave model out")
+    return sam, config.model_copy(update={"model": model})
+
+
+def _plan(config: FinetuneSamConfig) -> tuple[Literal["decoder", "all"], Schedule]:
+    """What learns, how fast and how long, where the configuration leaves that open.
+
+    A random encoder has to learn, and takes longer. A trained one is left alone, or moves slowly:
+    over-training makes SAM deaf to its prompts (SAM-Med2D #25: 15 epochs good, 100 bad).
+    """
+    random = config.weights == "none"
+    learns = config.train or ("all" if random else "decoder")
+    rate = 2e-3 if random else {"decoder": 1e-4, "all": 1e-5}[learns]
+    epochs = config.epochs or (40 if random else 15)
+    return learns, Schedule(
+        epochs=epochs,
+        learning_rate=config.learning_rate or rate,
+        weight_decay=config.weight_decay,
+        patience=config.patience or max(5, epochs // 3),
+        score="val_iou",
+        seed=config.seed,
+    )
+
+
+def _prompts(folder: DatasetFolder, split: str) -> list[Prompt]:
+    """The instances of a split that have masks."""
+    dataset = folder.read(split)
+    prompts = masked_prompts(dataset)
+    total = sum(dataset.count_instances().values())
+    if not prompts:
+        raise InputError(
+            f"{folder.annotations(split)}: has no instance with a mask, which SAM needs: "
+            "convert masks, or a split that holds defects"
+        )
+    if len(prompts) < total:
+        note(f"{split}: {total - len(prompts)} of {total} instances left out: no mask")
+    return prompts
+
+
+def _predict(run: RunFolder, folder: DatasetFolder, config: FinetuneSamConfig) -> None:
+    """Outline val and test with the best checkpoint."""
+    segmenter = Segmenter.load(run.root, config.device)
+    results = {
+        split: predict_given_boxes(segmenter, folder.read(split))
+        for split in folder.splits()
+        if split != "train"
+    }
+    card = PredictionCard(
+        boxes="ground truth", masks=True, segmenter=f"SAM {segmenter.architecture}"
+    )
+    write_predictions(run.predictions, results, card)

@@ -1,0 +1,211 @@
+"""SAM from segment-anything's own classes, and its parts called one by one.
+
+``Sam.forward`` runs without gradients, and its mask decoder repeats every image embedding for
+every prompt, which breaks as soon as a batch holds several images (segment-anything #277, #365).
+Training therefore calls the parts: ``encode`` once per image, ``decode`` once per batch of
+prompts, each prompt with the embedding of its own image.
+
+Source: Kirillov et al., "Segment Anything", arXiv 2304.02643.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias, cast
+
+import torch
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+from torch import Tensor, nn
+
+ArchitectureName: TypeAlias = Literal["nano", "vit_b", "vit_l", "vit_h"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a SAM.
+
+    Attributes:
+        image_size: side of the square input in pixels; the longer side of an image fills it.
+        patch_size: side of a patch in pixels; masks come out at four cells per patch.
+        width, depth, heads: channels, blocks and attention heads of the image encoder.
+        global_blocks: the blocks that attend to the whole image; the others to windows.
+        window: side of a window in patches.
+        prompt_width: channels of image embedding, prompts and mask decoder.
+        decoder_mlp: hidden channels of the decoder's perceptrons.
+        dense_boxes: whether boxes are also shown filled; see ``DenseBoxPromptEncoder``.
+        zoom: side of the window that is encoded for each box, in longer sides of the box; None
+            encodes the whole image once for all boxes, as SAM does.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+    window: int
+    prompt_width: int
+    decoder_mlp: int
+    dense_boxes: bool = False
+    zoom: float | None = None
+
+    @property
+    def grid(self) -> int:
+        """Side of the image embedding, in patches."""
+        return self.image_size // self.patch_size
+
+
+def _official(width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Architecture:
+    return Architecture(1024, 16, width, depth, heads, global_blocks, 14, 256, 2048)
+
+
+ARCHITECTURES: dict[ArchitectureName, Architecture] = {
+    # A window around the box always shows the defect at one size, so a small input is enough.
+    "nano": Architecture(
+        image_size=128,
+        patch_size=8,
+        width=128,
+        depth=4,
+        heads=4,
+        global_blocks=(0, 1, 2, 3),
+        window=0,
+        prompt_width=128,
+        decoder_mlp=512,
+        dense_boxes=True,
+        zoom=2.0,
+    ),
+    "vit_b": _official(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": _official(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": _official(1280, 32, 16, (7, 15, 23, 31)),
+}
+
+
+class DenseBoxPromptEncoder(PromptEncoder):  # type: ignore[misc]
+    """Shows a box twice: as its two corners, like SAM, and filled, as a mask prompt.
+
+    What a pair of encoded corners means, SAM learnt from a billion masks. A small model that
+    learns from a few hundred has the box drawn for it, in SAM's own vocabulary.
+    """
+
+    def forward(
+        self,
+        points: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As ``PromptEncoder.forward``; a mask prompt, where given, goes first."""
+        if boxes is not None and masks is None:
+            masks = self.fill(boxes)
+        sparse, dense = super().forward(points, boxes, masks)
+        return sparse, dense
+
+    def fill(self, boxes: Tensor) -> Tensor:
+        """Share of each mask cell that a box covers, -1 for nothing to 1 for all.
+
+        Args:
+            boxes: shape (n, 4), corners in pixels of the input frame.
+
+        Returns:
+            shape (n, 1, cells, cells).
+        """
+        cells, side = self.mask_input_size[0], self.input_image_size[0]
+        left = torch.arange(cells, device=boxes.device)
+        low, high = (boxes * (cells / side)).reshape(-1, 2, 2, 1).unbind(1)
+        covered = (torch.minimum(high, left + 1) - torch.maximum(low, left)).clamp(min=0)
+        across, down = covered.unbind(1)
+        return (down[:, :, None] * across[:, None, :] * 2 - 1)[:, None]
+
+
+def build_sam(name: ArchitectureName) -> Sam:
+    """A SAM with random weights; the official names give the official parameter names and shapes.
+
+    Random numbers come from PyTorch's global generator.
+    """
+    return _build(ARCHITECTURES[name])
+
+
+def _build(a: Architecture) -> Sam:
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=a.image_size,
+            patch_size=a.patch_size,
+            embed_dim=a.width,
+            depth=a.depth,
+            num_heads=a.heads,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            out_chans=a.prompt_width,
+            use_rel_pos=True,
+            global_attn_indexes=a.global_blocks,
+            window_size=a.window,
+        ),
+        prompt_encoder=(DenseBoxPromptEncoder if a.dense_boxes else PromptEncoder)(
+            embed_dim=a.prompt_width,
+            image_embedding_size=(a.grid, a.grid),
+            input_image_size=(a.image_size, a.image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=a.prompt_width,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=a.prompt_width, num_heads=8, mlp_dim=a.decoder_mlp
+            ),
+            iou_head_hidden_dim=a.prompt_width,
+        ),
+    )
+    return sam.eval()
+
+
+def mask_size(sam: Sam) -> int:
+    """Side of the square low-resolution mask that the decoder gives, in cells."""
+    return cast(int, sam.prompt_encoder.mask_input_size[0])
+
+
+def encode(sam: Sam, images: Sequence[Tensor]) -> Tensor:
+    """Embed a batch of images.
+
+    Args:
+        sam: the model.
+        images: n tensors of shape (3, height, width), RGB, 0 to 255, on any device, whose longer
+            side fills the input; see ``frames.Frame.image``.
+
+    Returns:
+        shape (n, channels, grid, grid).
+    """
+    padded = torch.stack([sam.preprocess(image.to(sam.device)) for image in images])
+    return cast(Tensor, sam.image_encoder(padded))
+
+
+def decode(sam: Sam, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Outline what is in each box: one decoder call for prompts of any number of images.
+
+    The same computation as ``MaskDecoder.predict_masks`` for its single-mask output, without the
+    repeated embeddings.
+
+    Args:
+        sam: the model.
+        embeddings: shape (n, channels, grid, grid), the embedding of each box's own image.
+        boxes: shape (n, 4), corners (x0, y0, x1, y1) in pixels of the input frame.
+
+    Returns:
+        mask logits of shape (n, cells, cells), positive inside, and the decoder's own estimates
+        of their IoU of shape (n,); both float32.
+    """
+    decoder = sam.mask_decoder
+    sparse, dense = sam.prompt_encoder(points=None, boxes=boxes, masks=None)
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own.expand(len(boxes), -1, -1), sparse], dim=1)
+    positions = sam.prompt_encoder.get_dense_pe().expand(len(boxes), -1, -1, -1)
+    tokens, cells = decoder.transformer(embeddings + dense, positions, tokens)
+    cells = decoder.output_upscaling(cells.transpose(1, 2).reshape(embeddings.shape))
+    # Token 0 answers for the IoU; token 1 for the one mask of an unambiguous prompt, such as a box.
+    kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
+    logits = torch.einsum("nc,nchw->nhw", kernel, cells)
+    return logits.float(), decoder.iou_prediction_head(tokens[:, 0])[:, 0].float()
