@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SURFACE = "turned_disc"
 DEFECTS = ("scratch", "hole", "stain")
 ROWS = 8
+MAX_DETECTIONS = 20  # per picture, a few times as many as there are defects; each is outlined
 
 
 def demo(config: configs.DemoConfig) -> dict[str, Any]:
@@ -62,7 +63,12 @@ def demo(config: configs.DemoConfig) -> dict[str, Any]:
     )
     walk.step("SAM learns to outline what is in a box", "finetune sam", finetune_sam)
     predict = configs.PredictConfig(
-        source=dataset, out=pipeline, detector=yolo, segmenter=sam, device=device
+        source=dataset,
+        out=pipeline,
+        detector=yolo,
+        segmenter=sam,
+        max_detections=MAX_DETECTIONS,
+        device=device,
     )
     walk.step("Found boxes prompt SAM, on pictures never learnt from", "predict", predict)
     evaluate = configs.EvaluateConfig(data=dataset, predictions=pipeline, seed=seed)

@@ -298,6 +298,37 @@ def test_unusable_files_are_left_out_and_listed_on_request(
     assert card["findings"]["list"][0]["severity"] == "error"
 
 
+def test_magnetic_tile_masks_of_lossy_grey(tiles, tmp_path) -> None:
+    result = convert(tiles(), tmp_path / "dest", ConvertOptions())
+    assert {finding.code for finding in result.findings} == {"grey-mask"}
+    assert result.dataset.count_instances() == {"Blowhole": 4, "Crack": 4}
+    assert all(i.area == 35 for image in result.dataset.images for i in image.instances)
+    assert result.dataset.count_images()["good"] == 4
+
+
+@pytest.mark.parametrize("near_duplicates", [True, False])
+def test_a_truncated_jpeg_stops_the_work(tiles, tmp_path, near_duplicates) -> None:
+    source = tiles()
+    image = sorted(source.rglob("*.jpg"))[0]
+    image.write_bytes(image.read_bytes()[:900])
+    options = ConvertOptions(read=ReadOptions(near_duplicates=near_duplicates))
+    with pytest.raises(InputError, match=rf"{image.name}: cannot be read as image"):
+        convert(source, tmp_path / "dest", options)
+    assert not (tmp_path / "dest").exists()
+
+
+def test_magnetic_tile_pairs_are_complete(tiles, tmp_path) -> None:
+    source = tiles()
+    defect = sorted((source / "MT_Crack/Imgs").glob("*.jpg"))[0]
+    defect.with_suffix(".png").unlink()
+    with pytest.raises(InputError, match="shows a defect but has no mask"):
+        convert(source, tmp_path / "dest", ConvertOptions())
+    defect.unlink()
+    sorted((source / "MT_Blowhole/Imgs").glob("*.jpg"))[0].unlink()
+    with pytest.raises(InputError, match="is a mask without its image"):
+        convert(source, tmp_path / "dest", ConvertOptions())
+
+
 def test_the_first_of_many_is_named_and_the_rest_counted(mvtec, tmp_path) -> None:
     source = mvtec()
     for number in range(3):
