@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -120,7 +121,7 @@ def read_source(
         loaded = list(results if track is None else track(results, count))
     findings = listing.findings + [f for entry in loaded for f in entry.findings]
     excluded = {
-        relative(record.image, root): entry.findings[0].message
+        relative(record.image, root): entry.findings[-1].message  # the last one stopped it
         for record, entry in zip(listing.records, loaded, strict=True)
         if entry.image is None
     }
@@ -157,9 +158,10 @@ def _file_names(sources: list[str]) -> list[str]:
     """
     names = ["__".join(source.split("/")) for source in sources]
     stems = [Path(name).stem.casefold() for name in names]
+    times = Counter(stems)
     unique = []
     for source, name, stem in zip(sources, names, stems, strict=True):
-        if stems.count(stem) > 1:
+        if times[stem] > 1:
             path = Path(name)
             mark = hashlib.sha256(source.encode()).hexdigest()[:8]
             name = f"{path.stem}-{mark}{path.suffix}"

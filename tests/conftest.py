@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,24 @@ from converters.formats.coco import write_coco
 from converters.geometry import connected_regions
 
 MakeDataset = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs as on a factory floor: nothing but this machine can be reached."""
+
+    def refuse(*arguments: object, **_: object) -> None:
+        raise AssertionError(f"asked for the network: {arguments[-1]}")
+
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: object) -> None:
+        if self.family == getattr(socket, "AF_UNIX", None):
+            return connect(self, address)  # type: ignore[arg-type]
+        return refuse(address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def _draw(rng: np.random.Generator, size: int, kind: str | None) -> tuple[np.ndarray, np.ndarray]:

@@ -356,6 +356,14 @@ def test_odd_masks_are_found_and_counted(mvtec, tmp_path, pixels, code, images) 
     assert list(result.excluded) == ([FIRST] if code == "empty-mask" else [])
 
 
+def test_the_reason_given_is_the_one_that_counts(mvtec, tmp_path) -> None:
+    source = mvtec()
+    save(np.tile(np.arange(48, dtype=np.uint8), (40, 1)), source / MASK)  # grey, none above 127
+    result = convert(source, tmp_path / "dest", ConvertOptions())
+    assert [finding.code for finding in result.findings] == ["empty-mask", "grey-mask"]
+    assert result.excluded == {FIRST: "is called 'hole', but its mask is empty"}
+
+
 def test_sixteen_bit_image_and_stray_files_are_found(mvtec, tmp_path) -> None:
     source = mvtec()
     deep = np.random.default_rng(3).integers(0, 65536, (40, 48), dtype=np.uint16)
