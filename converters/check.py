@@ -21,7 +21,7 @@ from converters.errors import InputError
 from converters.findings import Finding, ordered
 from converters.folder import CARD, DatasetFolder, fold_numbers
 from converters.layouts import find_layout
-from converters.read import ReadOptions, read_source
+from converters.read import UNREADABLE, ReadOptions, read_source
 
 CheckTrack = Callable[[Iterable[Any], int], Iterable[Any]]
 
@@ -100,7 +100,7 @@ def _look_at(
             with PilImage.open(io.BytesIO(content)) as file:
                 size = file.size
                 grey = np.asarray(file.convert("L"))
-        except (OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             reason = " ".join(str(error).split())[:80]
             message = "is missing" if not image.path.exists() else f"cannot be read ({reason})"
             finding = Finding("error", "unreadable-image", name, message, "replace it")

@@ -36,6 +36,10 @@ from converters.masks import read_mask
 InstanceRule = Literal["component", "image"]
 Track = Callable[[Iterable["_Loaded"], int], Iterable["_Loaded"]]
 
+UNREADABLE = (OSError, ValueError, SyntaxError, ImportError, PilImage.DecompressionBombError)
+"""What a damaged picture raises; ImportError where another library hooked a decoder that it lacks
+into Pillow, as ultralytics does."""
+
 _REDUCED = {
     1: cv2.IMREAD_GRAYSCALE,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -174,7 +178,7 @@ def _longer_sides(records: list[Record]) -> list[int]:
     for record in records:
         # A file that cannot be opened is reported when it is loaded.
         with (
-            suppress(OSError, ValueError, PilImage.DecompressionBombError),
+            suppress(*UNREADABLE),
             PilImage.open(record.image) as file,
         ):
             sides.append(max(file.size))
@@ -201,7 +205,7 @@ def _load(
         content = record.image.read_bytes()
         digests.append((name, hashlib.sha256(content).hexdigest()))
         grey, size, mode, left = _decode(content, scale)
-    except (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError) as error:
+    except UNREADABLE as error:
         findings.append(_unreadable(name, "image", error))
         return _Loaded(None, None, tuple(digests), tuple(findings))
     if mode in _SIXTEEN_BIT:
@@ -276,7 +280,7 @@ def _regions(
         content = path.read_bytes()
         digests.append((name, hashlib.sha256(content).hexdigest()))
         reading = read_mask(content)
-    except (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError) as error:
+    except UNREADABLE as error:
         findings.append(_unreadable(name, "mask", error))
         return None
     height, width = reading.mask.shape

@@ -265,9 +265,9 @@ class DemoConfig(Config):
     """Folder to make."""
     data: Path | None = None
     """Source folder to walk with instead of procedural pictures."""
-    image_size: ImageSize = 192
+    image_size: ImageSize = 160
     """Pixels of the longer side that YOLO-World sees; a multiple of 32."""
-    yolo_epochs: Positive = 60
+    yolo_epochs: Positive = 50
     """Passes of YOLO-World over the training images."""
     sam_epochs: Positive = 40
     """Passes of SAM over the training instances."""

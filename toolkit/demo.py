@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from toolkit.evaluate import Metrics
 
 SURFACE = "turned_disc"
-DEFECTS = ("scratch", "hole", "stain")
+DEFECTS = ("hole", "thread", "stain")
+PER_DEFECT = 30
+BATCH = 8  # few pictures: small batches make more steps of an epoch
 ROWS = 8
 MAX_DETECTIONS = 20  # per picture, a few times as many as there are defects; each is outlined
 
@@ -44,7 +46,7 @@ def demo(config: configs.DemoConfig) -> dict[str, Any]:
     dataset, yolo, sam, pipeline = (out / n for n in ("dataset", "yolo", "sam", "pipeline"))
     if config.data is None:
         synth = configs.SynthConfig(
-            dest=source, surface=SURFACE, defects=DEFECTS, per_defect=20, seed=seed
+            dest=source, surface=SURFACE, defects=DEFECTS, per_defect=PER_DEFECT, seed=seed
         )
         walk.step("Draw a product, good and with defects", "synth", synth)
     convert = configs.ConvertConfig(source=source, dest=dataset, seed=seed)
@@ -54,6 +56,7 @@ def demo(config: configs.DemoConfig) -> dict[str, Any]:
         out=yolo,
         image_size=config.image_size,
         epochs=config.yolo_epochs,
+        batch=BATCH,
         device=device,
         seed=seed,
     )
@@ -109,7 +112,7 @@ def _draw(dataset: Path, pipeline: Path, metrics: Metrics, path: Path) -> Path:
     from toolkit.predictions import read_results
     from toolkit.report.pictures import comparison_sheet, write_picture
 
-    threshold = metrics.thresholds.get("mask") or metrics.thresholds.get("box")
+    threshold = metrics.thresholds.get("box")
     sheet = comparison_sheet(
         DatasetFolder.open(dataset).read("test"),
         read_results(pipeline / "predictions" / "test.json"),

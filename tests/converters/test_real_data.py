@@ -112,6 +112,8 @@ def test_others_load_it_with_the_same_number_of_instances(converted) -> None:
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
 
+    import toolkit.detect  # noqa: F401  (ultralytics with its downloads and settings off)
+
     _, _, dest = converted
     data = check_det_dataset(str(dest / "data.yaml"))
     for split in SPLITS:

@@ -2,7 +2,8 @@
 
 What it would do otherwise (8.4): look up two host names when imported, write settings into the
 user's home, post events to Google Analytics, upload to its platform, fetch fonts, pip-install CLIP
-and whatever else it misses, and set the number of OpenMP threads to one.
+and whatever else it misses, open every picture of Pillow's by a function of its own, and set the
+number of OpenMP threads to one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 
 # Before ultralytics, which sets OMP_NUM_THREADS=1: a torch imported later would use one core.
 import torch  # noqa: F401
+from PIL import Image
 
 _ENVIRONMENT = {
     "YOLO_OFFLINE": "true",
@@ -39,11 +41,14 @@ def prepare() -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["YOLO_CONFIG_DIR"] = folder
     threads = os.environ.get("OMP_NUM_THREADS")
+    open_image = Image.open
     from ultralytics.utils import checks
     from ultralytics.utils.events import events
 
     if threads is None:
         os.environ.pop("OMP_NUM_THREADS", None)
+    # ultralytics' own wants to install a HEIC decoder for every file that is no picture.
+    Image.open = open_image
     events.enabled = False
     checks.ONLINE = False
     checks.AUTOINSTALL = False

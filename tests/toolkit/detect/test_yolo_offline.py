@@ -62,3 +62,11 @@ def test_nothing_is_sent_and_nothing_is_written_outside_the_run(
     lines = done.stderr.splitlines()
     assert len(lines) == 2, lines  # what it starts from, and one line per epoch
     assert lines[1].startswith("epoch 1/1: box_loss ")
+
+
+def test_other_libraries_open_pictures_as_before() -> None:
+    import PIL.Image
+
+    import toolkit.detect  # noqa: F401
+
+    assert PIL.Image.open.__module__ == "PIL.Image"
