@@ -33,7 +33,7 @@ CAPTURE_DISTANCE = 400
 TEXTURE_CORRELATION = 0.75
 """Least correlation of fine texture that binds a pair that the hash nominated. Measured: pictures
 of one magnetic tile at two exposures reach 0.5 to 0.97, different tiles stay below 0.35, different
-transistors in one pose below 0.73 (they share the board's pattern)."""
+transistors in one pose below 0.73 (they share the board's pattern), two empty boards 0.86."""
 
 CAPTURE_CORRELATION = 0.45
 """The same for neighbours of one capture sequence, where being alike by chance is unlikely."""

@@ -135,6 +135,10 @@ def test_folds_have_three_files_each_and_one_numbering(mvtec, tmp_path) -> None:
         folder = DatasetFolder.open(tmp_path / "dest", fold)
         ids.append({(i.file_name, i.id) for s in SPLITS for i in folder.read(s).images})
     assert ids[0] == ids[1] == ids[2] and len(ids[0]) == 24
+    for fold in range(3):
+        tested = (tmp_path / f"dest/fold{fold}_test.txt").read_text().split()
+        folder = DatasetFolder.open(tmp_path / "dest", fold)
+        assert tested == [f"./images/{i.file_name}" for i in folder.read("test").images]
     with pytest.raises(InputError, match="has folds 0 to 2: name one with --fold"):
         DatasetFolder.open(tmp_path / "dest")
     with pytest.raises(InputError, match="fold 5 is not there"):
