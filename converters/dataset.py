@@ -123,6 +123,20 @@ class Dataset:
         """For every image a number that it shares with the pictures of the same photograph only."""
         return [image.photograph or -1 - index for index, image in enumerate(self.images)]
 
+    def image_labels(self) -> list[str]:
+        """The one label of each image: "good", or its category.
+
+        An image with several categories is of the one that covers most pixels (instance areas
+        added up; of equal ones the first category).
+        """
+        labels = []
+        for image in self.images:
+            area = dict.fromkeys(self.categories, 0.0)
+            for instance in image.instances:
+                area[instance.category] += instance.area
+            labels.append(GOOD if image.is_good else max(area, key=area.__getitem__))
+        return labels
+
     def count_instances(self) -> dict[str, int]:
         """Instances per category, in the order of the categories, zeros included."""
         counts = Counter(i.category for image in self.images for i in image.instances)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from toolkit.config import Config
 
 
-GROUPS = {"finetune": "Fine-tune a model on a dataset folder."}
+GROUPS = {
+    "finetune": "Fine-tune a model on a dataset folder.",
+    "pretrain": "Pretrain a model on procedural defects, without any data.",
+}
 
 
 class _LazyGroup(click.Group):

@@ -91,6 +91,30 @@ COMMANDS: dict[str, Command] = {
         "toolkit.segment:finetune_sam",
         "run",
     ),
+    "finetune classifier": Command(
+        "Fine-tune a ResNet to say good, or which defect.",
+        "FinetuneClassifierConfig",
+        "toolkit.classify:finetune_classifier",
+        "run",
+    ),
+    "pretrain yolo": Command(
+        "Pretrain YOLO-World on procedural defects.",
+        "PretrainYoloConfig",
+        "toolkit.detect.pretrain:pretrain_yolo",
+        "pretrained",
+    ),
+    "pretrain sam": Command(
+        "Pretrain SAM nano on procedural defects.",
+        "PretrainSamConfig",
+        "toolkit.segment.pretrain:pretrain_sam",
+        "pretrained",
+    ),
+    "pretrain classifier": Command(
+        "Pretrain a ResNet on procedural defects.",
+        "PretrainClassifierConfig",
+        "toolkit.classify.pretrain:pretrain_classifier",
+        "pretrained",
+    ),
     "predict": Command(
         "Find and outline defects on pictures.",
         "PredictConfig",

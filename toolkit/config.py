@@ -127,7 +127,8 @@ class FinetuneYoloConfig(Config):
     fold: NotNegative | None = None
     """Fold to train on, where the dataset has folds."""
     weights: str = "none"
-    """"none" (random), an official .pt file (yolov8s-worldv2.pt), or one of our run folders."""
+    """"none" (random), "starter" (ours, scale n), an official .pt file (yolov8s-worldv2.pt), or a
+    run folder."""
     scale: Literal["n", "s", "m", "l", "x"] = "n"
     """Model scale, with weights "none"; otherwise the weights' own."""
     embeddings: Path | None = None
@@ -138,16 +139,18 @@ class FinetuneYoloConfig(Config):
     """Pixels of the longer side that the network sees; a multiple of 32."""
     batch: Positive = 16
     """Images per optimiser step."""
+    repeat: Positive = 1
+    """Times each training image counts in an epoch: fewer validations where images are few."""
     optimizer: Literal["SGD", "AdamW"] | None = None
-    """Optimiser; by default AdamW from random weights, SGD from any others."""
+    """Optimiser; by default AdamW from random weights and starters, SGD from any others."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Peak learning rate; by default 2e-3 with AdamW from random weights, 2e-4 with AdamW from
-    others, 1e-2 with SGD from random weights, 1e-3 with SGD from others."""
+    """Peak learning rate; by default, with AdamW, 2e-3 from random weights, 1e-3 from starters
+    and 2e-4 from others; with SGD, 1e-2 from random weights and starters, 1e-3 from others."""
     weight_decay: Fraction = 5e-4
     """Weight decay."""
     close_mosaic: NotNegative | None = None
     """Last epochs without mosaic augmentation; by default a quarter of the epochs from random
-    weights, three quarters from any others."""
+    weights and starters, three quarters from any others."""
     patience: Positive = 30
     """Epochs without a better val AP before stopping early."""
     confidence: Fraction = 0.001
@@ -163,9 +166,7 @@ class FinetuneYoloConfig(Config):
 
     @model_validator(mode="after")
     def _size_fits_the_strides(self) -> FinetuneYoloConfig:
-        if self.image_size % 32:
-            near = max(32, round(self.image_size / 32) * 32)
-            raise ValueError(f"image_size: {self.image_size} is not a multiple of 32: try {near}")
+        check_stride(self.image_size)
         return self
 
 
@@ -181,15 +182,19 @@ class FinetuneSamConfig(Config):
     model: Literal["nano", "vit_b", "vit_l", "vit_h"] = "nano"
     """Architecture; nano is small enough to train on a CPU."""
     weights: str = "none"
-    """"none" (random), an official file (sam_vit_b_01ec64.pth), or one of our run folders."""
+    """"none" (random), "starter" (ours, nano), an official file (sam_vit_b_01ec64.pth), or a run
+    folder."""
     train: Literal["decoder", "all"] | None = None
-    """What learns; by default all from random weights, the decoder from any others."""
+    """What learns; by default all from random weights and starters, the decoder from others."""
     epochs: Positive | None = None
     """Passes over the training instances; by default 15, from random weights 40."""
     batch: Positive = 16
     """Box prompts per optimiser step, all decoded in one call."""
+    repeat: Positive = 1
+    """Times each instance counts in an epoch: fewer validations where instances are few."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak rate of AdamW; by default decoder 1e-4, all 1e-5, from random weights 2e-3."""
+    """Peak rate of AdamW; by default 2e-3 from random weights, 5e-4 from starters, and from others
+    1e-4 for the decoder and 1e-5 for all."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Weight decay."""
     box_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
@@ -204,6 +209,133 @@ class FinetuneSamConfig(Config):
     """Threads that load images."""
     seed: NotNegative = 0
     """Seed of everything random."""
+
+
+class FinetuneClassifierConfig(Config):
+    """Fine-tune a ResNet (torchvision) to say "good" or which defect for the whole picture."""
+
+    data: Path
+    """Dataset folder."""
+    out: Path
+    """Run folder to make, or to go on with (resume)."""
+    fold: NotNegative | None = None
+    """Fold to train on, where the dataset has folds."""
+    model: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    """Architecture, with weights "none"; otherwise the weights' own."""
+    weights: str = "none"
+    """"none" (random), a file of torchvision (resnet18-f37072fd.pth), a .safetensors file with
+    torchvision's parameter names, or one of our run folders."""
+    train: Literal["all", "layer4", "head"] = "all"
+    """What learns: everything, the last stage and the head, or the head alone."""
+    epochs: Positive | None = None
+    """Passes over the training pictures; by default 30, from random weights 80."""
+    batch: Annotated[int, Field(ge=2)] = 32
+    """Pictures per optimiser step."""
+    image_size: ImageSize = 128
+    """Side of the square that the network sees; longer sides are resized to it, the rest padded."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak rate of AdamW; by default all 1e-4, layer4 3e-4, head 1e-3; all from random weights
+    1e-3, all from starters 3e-4."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay."""
+    augment: bool = True
+    """Change training pictures at random: flips, turns, small zoom, brightness, contrast."""
+    class_weights: bool = True
+    """Weigh the loss by the classes' inverse frequency, at most ten to one."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    repeat: Positive = 1
+    """Times each training picture counts in an epoch; more on tiny datasets, for fewer, longer
+    epochs between validations."""
+    patience: Positive | None = None
+    """Epochs without a better val score before stopping; by default a third of all, at least 10."""
+    resume: bool = False
+    """Go on from the last whole checkpoint of the run folder."""
+    device: Device = "auto"
+    """auto, cpu, mps, cuda or cuda:N."""
+    workers: NotNegative = 2
+    """Threads that load images."""
+    seed: NotNegative = 0
+    """Seed of everything random."""
+
+    @model_validator(mode="after")
+    def _something_was_learnt(self) -> FinetuneClassifierConfig:
+        if self.weights == "none" and self.train != "all":
+            raise ValueError(
+                f"train: {self.train} leaves random weights as they are: give weights, or train all"
+            )
+        return self
+
+
+class PretrainConfig(Config):
+    """What pretraining on procedural pictures has in common, whatever the model."""
+
+    out: Path
+    """Run folder to make, or to go on with (resume)."""
+    weights: str = "none"
+    """What to go on from: "none" (random), "starter", or a run folder."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of defects that are drawn; all of them where not given."""
+    steps: Positive = 20000
+    """Optimiser steps in all."""
+    piece: Positive = 500
+    """Optimiser steps between validations, after each of which the run can be resumed."""
+    val_pictures: Positive = 256
+    """Procedural pictures to validate on, drawn from another seed."""
+    batch: Annotated[int, Field(ge=8)] = 32
+    """Pictures per optimiser step."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Peak rate of AdamW."""
+    weight_decay: Fraction = 0.01
+    """Weight decay."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay per step of the moving average of the weights, which is what is kept."""
+    resume: bool = False
+    """Go on from the last whole piece of the run folder."""
+    device: Device = "auto"
+    """auto, cpu, mps, cuda or cuda:N."""
+    workers: NotNegative = 1
+    """Processes that draw pictures."""
+    seed: NotNegative = 0
+    """Seed of everything random."""
+
+
+class PretrainYoloConfig(PretrainConfig):
+    """Pretrain YOLO-World v2 on procedural defects without end."""
+
+    scale: Literal["n", "s", "m", "l", "x"] = "n"
+    """Model scale, with weights "none"; otherwise the weights' own."""
+    classes: Literal["kinds", "defect"] = "kinds"
+    """Tell the kinds of defects apart, or find them all as "defect"."""
+    image_size: ImageSize = 160
+    """Pixels of the square that the network sees; a multiple of 32."""
+
+    @model_validator(mode="after")
+    def _size_fits_the_strides(self) -> PretrainYoloConfig:
+        check_stride(self.image_size)
+        return self
+
+
+class PretrainSamConfig(PretrainConfig):
+    """Pretrain SAM nano on procedural defects without end."""
+
+    picture_size: ImageSize = 192
+    """Pixels of the longer side of the pictures that windows are cut from."""
+    batch: Annotated[int, Field(ge=8)] = 12
+    """Pictures per optimiser step; each has one to four prompts."""
+    box_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Standard deviation of the noise on box corners, as a share of the side; at most 20 px."""
+
+
+class PretrainClassifierConfig(PretrainConfig):
+    """Pretrain a ResNet on procedural defects without end."""
+
+    model: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    """Architecture."""
+    classes: Literal["kinds", "defect"] = "kinds"
+    """Tell the kinds of defects apart, or only defective pictures from good ones."""
+    image_size: ImageSize = 128
+    """Pixels of the square that the network sees."""
 
 
 class PredictConfig(Config):
@@ -241,7 +373,7 @@ class EvaluateConfig(Config):
     data: Path
     """Dataset folder."""
     predictions: Path
-    """Run folder (predictions/val.json, predictions/test.json) or one COCO results file."""
+    """Run folder, one COCO results file, or one CSV file of image-level probabilities."""
     fold: NotNegative | None = None
     """Fold of the dataset, where it has folds."""
     split: Literal["train", "val", "test"] = "test"
@@ -275,6 +407,13 @@ class DemoConfig(Config):
     """Seed of everything random."""
     device: Device = "auto"
     """auto, cpu, mps, cuda or cuda:N."""
+
+
+def check_stride(image_size: int) -> None:
+    """Raise ValueError unless YOLO-World can take pictures of this size."""
+    if image_size % 32:
+        near = max(32, round(image_size / 32) * 32)
+        raise ValueError(f"image_size: {image_size} is not a multiple of 32: try {near}")
 
 
 C = TypeVar("C", bound=Config)

@@ -29,3 +29,17 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device mps: PyTorch does not see it: choose auto or cpu")
     return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 natively, which makes training much faster.
+
+    A processor needs AMX or AVX-512 BF16 for it; others would emulate it, slowly.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    # Private names, hence the care: where PyTorch has none of them, nothing is claimed.
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)

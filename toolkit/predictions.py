@@ -1,10 +1,13 @@
-"""Predictions on disk: COCO results per split, and a card that says where they come from.
+"""Predictions on disk: results per split, and a card that says where they come from.
 
 ::
 
     RUN/predictions/
-      val.json test.json    COCO results: image_id, category_id, bbox, score[, segmentation]
-      card.yaml             what prompted and what predicted
+      val.json test.json                COCO results: image_id, category_id, bbox, score
+                                        [, segmentation]
+      val_images.csv test_images.csv    of a classifier: file_name, then one probability per
+                                        class, "good" first
+      card.yaml                         what prompted and what predicted
 
 ``segmentation`` is compressed RLE. A result whose box came from the ground truth carries the
 ``annotation_id`` that it answers.
@@ -12,15 +15,27 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
+from converters.dataset import GOOD
 from converters.errors import InputError
 from converters.files import read_json, write_json, write_text
 from converters.geometry import Rle
+
+_FILE_NAME = "file_name"
+
+_ROUNDING = 1e-3
+"""How far from 1 a row of probabilities may add up to: somebody may have written three digits."""
 
 
 class _Required(TypedDict):
@@ -42,22 +57,64 @@ class PredictionCard:
     """Where predictions come from.
 
     Attributes:
-        boxes: "detector", or "ground truth" where the right boxes were given as prompts, so that
-            only the outlines were predicted.
+        boxes: "detector"; "ground truth" where the right boxes were given as prompts, so that
+            only the outlines were predicted; "none" where whole images were judged.
         masks: whether results carry masks.
-        detector, segmenter: one line each on the models; empty where there was none.
+        detector, segmenter, classifier: one line each on the models; empty where there was none.
     """
 
-    boxes: Literal["detector", "ground truth"]
+    boxes: Literal["detector", "ground truth", "none"]
     masks: bool
     detector: str = ""
     segmenter: str = ""
+    classifier: str = ""
+
+
+@dataclass(frozen=True)
+class ImageProbabilities:
+    """What a classifier says about whole images.
+
+    Attributes:
+        classes: "good", then the categories.
+        file_names: of the images, each once.
+        values: float64, shape (images, classes), 0 to 1; rows add up to 1.
+    """
+
+    classes: tuple[str, ...]
+    file_names: tuple[str, ...]
+    values: npt.NDArray[np.float64]
 
 
 def write_predictions(folder: Path, results: dict[str, list[Result]], card: PredictionCard) -> None:
     """Write results by split, and their card, into ``folder`` (RUN/predictions)."""
     for split, found in results.items():
         write_json(folder / f"{split}.json", found)
+    _write_card(folder, card)
+
+
+def write_probabilities(
+    folder: Path, probabilities: dict[str, ImageProbabilities], card: PredictionCard
+) -> None:
+    """Write image-level probabilities by split, and their card, into ``folder``.
+
+    Every digit is written, so that reading gives the same numbers.
+    """
+    for split, found in probabilities.items():
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow((_FILE_NAME, *found.classes))
+        for name, values in zip(found.file_names, found.values.tolist(), strict=True):
+            table.writerow((name, *map(repr, values)))
+        write_text(folder / images_file(split), text.getvalue())
+    _write_card(folder, card)
+
+
+def images_file(split: str) -> str:
+    """Name of the file of image-level probabilities of a split."""
+    return f"{split}_images.csv"
+
+
+def _write_card(folder: Path, card: PredictionCard) -> None:
     write_text(folder / "card.yaml", yaml.safe_dump(asdict(card), sort_keys=False))
 
 
@@ -76,6 +133,61 @@ def read_results(path: Path) -> list[Result]:
         if missing:
             raise InputError(f"{path}: result {number} lacks {', '.join(sorted(missing))}")
     return content
+
+
+def read_probabilities(path: Path) -> ImageProbabilities:
+    """Read one file of image-level probabilities.
+
+    Raises:
+        InputError: it is missing, its header is not ``file_name,good,…``, a row is too short or
+            too long, an image comes twice, or a row holds no probabilities that add up to 1.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a mark
+            rows = [row for row in csv.reader(file) if row]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: is not readable CSV ({error}): predict again") from error
+    header = rows[0] if rows else []
+    if header[:2] != [_FILE_NAME, GOOD] or len(header) < 3 or len(set(header)) < len(header):
+        raise InputError(
+            f"{path}: its header is {','.join(header) or 'missing'}: it must be "
+            f"{_FILE_NAME},{GOOD} and then every category once"
+        )
+    values = np.empty((len(rows) - 1, len(header) - 1))
+    for index, row in enumerate(rows[1:]):
+        values[index] = _probabilities(path, header, row)
+    names = tuple(row[0] for row in rows[1:])
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: {name} comes {count} times: keep one of its rows")
+    return ImageProbabilities(tuple(header[1:]), names, values)
+
+
+def _probabilities(path: Path, header: Sequence[str], row: Sequence[str]) -> list[float]:
+    """The numbers of a row, checked."""
+    if len(row) != len(header):
+        raise InputError(
+            f"{path}: {row[0]}: has {len(row)} columns, the header {len(header)}: predict again"
+        )
+    values = []
+    for name, text in zip(header[1:], row[1:], strict=True):
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not 0 <= value <= 1:
+            raise InputError(
+                f"{path}: {row[0]}: {name} is {text!r}, not a probability from 0 to 1: correct it"
+            )
+        values.append(value)
+    if abs(sum(values) - 1) > _ROUNDING:
+        raise InputError(
+            f"{path}: {row[0]}: the probabilities add up to {sum(values):.4g}, not to 1: "
+            "correct them"
+        )
+    return values
 
 
 def read_card(folder: Path) -> PredictionCard | None:

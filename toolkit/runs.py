@@ -6,7 +6,7 @@
       config.yaml       the command's configuration; paths relative to the run folder
       log.jsonl         one JSON object per epoch
       checkpoints/      best.safetensors, last.safetensors (+ state to resume), model.json
-      predictions/      val.json, test.json, card.yaml
+      predictions/      val.json, test.json (of a classifier {val,test}_images.csv), card.yaml
       metrics.json      written by `toolkit evaluate`
 """
 
@@ -57,21 +57,22 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, root: Path, command: str) -> RunFolder:
-        """Open a finished run of a command ("finetune yolo", "finetune sam").
+    def open(cls, root: Path, *commands: str) -> RunFolder:
+        """Open a finished run of one of some commands ("finetune yolo", "pretrain yolo").
 
         Raises:
-            InputError: it is no run of that command, or it has no whole checkpoint.
+            InputError: it is no run of these, or it has no whole checkpoint.
         """
         path = root / "config.yaml"
+        wanted = " or ".join(f"`toolkit {command}`" for command in commands)
         if not path.is_file():
-            raise InputError(f"{root}: is not a run folder: give the --out of `toolkit {command}`")
+            raise InputError(f"{root}: is not a run folder: give the --out of {wanted}")
         found = yaml.safe_load(path.read_text(encoding="utf-8")).get("command")
-        if found != command:
-            raise InputError(f"{root}: is a run of `toolkit {found}`, not of `toolkit {command}`")
+        if found not in commands:
+            raise InputError(f"{root}: is a run of `toolkit {found}`, not of {wanted}")
         run = cls(root)
         if not (run.checkpoints / "best.safetensors").is_file():
-            raise InputError(f"{root}: has no checkpoint: finish `toolkit {command}` first")
+            raise InputError(f"{root}: has no checkpoint: finish `toolkit {found}` first")
         return run
 
     @property
@@ -97,3 +98,9 @@ class RunFolder:
     def write_model(self, description: dict[str, Any]) -> None:
         """Write ``checkpoints/model.json``: what is needed to build the model again."""
         write_json(self.checkpoints / "model.json", description, indent=2)
+
+
+def is_run_of(root: Path, command: str) -> bool:
+    """Whether a folder is a run of a command ("pretrain sam")."""
+    path = root / "config.yaml"
+    return path.is_file() and yaml.safe_load(path.read_text("utf-8")).get("command") == command

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         ConvertConfig,
         DemoConfig,
         EvaluateConfig,
+        FinetuneClassifierConfig,
         FinetuneSamConfig,
         FinetuneYoloConfig,
         PredictConfig,
+        PretrainConfig,
         SynthConfig,
     )
     from toolkit.evaluate import Metrics
@@ -102,7 +104,21 @@ def synthesised(config: SynthConfig, result: dict[str, int], *, as_json: bool) -
     return 0
 
 
-def run(config: FinetuneYoloConfig | FinetuneSamConfig, result: RunFolder, *, as_json: bool) -> int:
+def pretrained(config: PretrainConfig, result: RunFolder, *, as_json: bool) -> int:
+    """Where the run lies and how to start from it."""
+    if as_json:
+        _json({"run": str(result.root)})
+        return 0
+    _print(f"{result.root}: done; start from it with `toolkit finetune … --weights {result.root}`")
+    return 0
+
+
+def run(
+    config: FinetuneYoloConfig | FinetuneSamConfig | FinetuneClassifierConfig,
+    result: RunFolder,
+    *,
+    as_json: bool,
+) -> int:
     """Where the run lies and how to score it."""
     if as_json:
         _json({"run": str(result.root)})

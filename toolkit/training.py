@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -25,11 +25,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from converters.errors import InputError
 from converters.files import write_bytes, write_text
-from toolkit.config import Config
+from toolkit.config import Config, PretrainConfig
 from toolkit.console import note
+from toolkit.devices import has_bfloat16
 from toolkit.runs import RunFolder
 
 GRADIENT_NORM = 1.0
@@ -73,6 +75,8 @@ class Schedule:
         patience: epochs without a better score before stopping early.
         score: metric of ``Task.validate`` that chooses the best checkpoint; higher is better.
         seed: of everything random inside the steps.
+        average: decay per step of a moving average of the weights, which is then what is validated
+            and kept; None keeps the weights themselves.
     """
 
     epochs: int
@@ -81,6 +85,7 @@ class Schedule:
     patience: int
     score: str
     seed: int
+    average: float | None = None
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0, out of ``steps``."""
@@ -89,6 +94,20 @@ class Schedule:
             return self.learning_rate * (step + 1) / warmup
         progress = (step - warmup) / max(1, steps - warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def pretraining_schedule(config: PretrainConfig, score: str) -> Schedule:
+    """The whole way of a pretraining: its epochs are pieces, and nothing stops it early."""
+    pieces = math.ceil(config.steps / config.piece)
+    return Schedule(
+        epochs=pieces,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        patience=pieces,
+        score=score,
+        seed=config.seed,
+        average=config.average,
+    )
 
 
 @dataclass(frozen=True)
@@ -121,8 +140,9 @@ def fit(task: Task[B], schedule: Schedule, run: RunFolder, *, resume: bool = Fal
     optimizer = _optimizer(task.model, schedule)
     state = run.checkpoints / "last.safetensors"
     progress = Progress()
+    average = None if schedule.average is None else _moving_average(task.model, schedule.average)
     if resume and state.is_file():
-        progress = _load_state(state, task.model, optimizer)
+        progress = _load_state(state, task.model, optimizer, average)
         note(f"resuming after epoch {progress.epoch} of {schedule.epochs}")
     _trim_log(run, progress.epoch)
     while progress.epoch < schedule.epochs:
@@ -130,23 +150,28 @@ def fit(task: Task[B], schedule: Schedule, run: RunFolder, *, resume: bool = Fal
             note(f"no better {schedule.score} for {schedule.patience} epochs: stopping")
             break
         started = time.monotonic()
-        losses = _train_epoch(task, schedule, optimizer, progress.epoch)
-        with torch.no_grad():
-            metrics = task.validate()
+        losses = _train_epoch(task, schedule, optimizer, progress.epoch, average)
         progress = replace(progress, epoch=progress.epoch + 1)
-        score = metrics[schedule.score]
-        if score > progress.best_score:
-            progress = replace(progress, best_score=score, best_epoch=progress.epoch)
-            write_bytes(run.checkpoints / "best.safetensors", save(_saved(task.model.state_dict())))
+        with torch.no_grad(), _averaged(task.model, average):
+            metrics = task.validate()
+            score = metrics[schedule.score]
+            if score > progress.best_score:
+                progress = replace(progress, best_score=score, best_epoch=progress.epoch)
+                best = save(_saved(task.model.state_dict()))
+                write_bytes(run.checkpoints / "best.safetensors", best)
         seconds = time.monotonic() - started
         rate = optimizer.param_groups[0]["lr"]
         _report(run, schedule, progress, {**losses, **metrics}, rate, seconds, task.steps)
-        write_bytes(state, _pack_state(task.model, optimizer, progress))
+        write_bytes(state, _pack_state(task.model, optimizer, average, progress))
     return progress
 
 
 def _train_epoch(
-    task: Task[B], schedule: Schedule, optimizer: torch.optim.Optimizer, epoch: int
+    task: Task[B],
+    schedule: Schedule,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    average: AveragedModel | None,
 ) -> dict[str, float]:
     """One pass over the batches; the mean of every loss."""
     device = next(task.model.parameters()).device
@@ -156,12 +181,14 @@ def _train_epoch(
         torch.manual_seed(schedule.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step, schedule.epochs * task.steps)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
             losses = task.losses(batch)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learnt, GRADIENT_NORM)
         optimizer.step()
+        if average is not None:
+            average.update_parameters(task.model)
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
     means = {name: (total / task.steps).item() for name, total in sums.items()}
@@ -170,6 +197,31 @@ def _train_epoch(
             f"epoch {epoch + 1}: the loss is no longer finite: lower the learning rate"
         )
     return means
+
+
+def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A moving average of a model's weights and buffers that forgets its random start soon."""
+
+    def update(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not average.is_floating_point():
+            return current
+        return average.lerp(current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return AveragedModel(model, avg_fn=update, use_buffers=True)
+
+
+@contextmanager
+def _averaged(model: nn.Module, average: AveragedModel | None) -> Iterator[None]:
+    """Let the model hold the average of its weights for a while."""
+    if average is None:
+        yield
+        return
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(average.module.state_dict())
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
 
 
 def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
@@ -210,16 +262,28 @@ def _learnt_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: t for name, t in model.state_dict().items() if name not in frozen}
 
 
-def _pack_state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> bytes:
+def _pack_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    progress: Progress,
+) -> bytes:
     """Model, optimiser and progress in one safetensors file, so that they cannot disagree."""
     tensors = {f"model.{name}": tensor for name, tensor in _learnt_state(model).items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
     return save(_saved(tensors), metadata={"progress": json.dumps(asdict(progress))})
 
 
-def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a packed state back into the model and its fresh optimiser."""
+def _load_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+) -> Progress:
+    """Put a packed state back into the model, its fresh optimiser and average."""
     damaged = f"{path}: is damaged: remove it to start again"
     try:
         with safe_open(path, framework="pt") as file:
@@ -227,11 +291,13 @@ def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(damaged) from error
-    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    weights = _part(tensors, "model.")
     learnt = _learnt_state(model)
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in learnt.items()}:
         raise InputError(f"{path}: is the state of another model: choose another run folder")
     model.load_state_dict(weights, strict=False)
+    if average is not None:
+        average.load_state_dict(_part(tensors, "average."))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -239,6 +305,11 @@ def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) 
             moments.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     return progress
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _trim_log(run: RunFolder, epochs: int) -> None:

@@ -67,6 +67,11 @@ def test_image_size_that_is_no_multiple_of_32() -> None:
         build(FinetuneYoloConfig, None, {"data": "a", "out": "b", "image_size": 100})
 
 
+def test_a_frozen_network_needs_weights() -> None:
+    with pytest.raises(InputError, match="train: head leaves random weights as they are: give"):
+        build(configs.FinetuneClassifierConfig, None, {"data": "a", "out": "b", "train": "head"})
+
+
 def test_every_field_of_every_command_is_described() -> None:
     classes = [c for c in vars(configs).values() if isinstance(c, type)]
     commands = [c for c in classes if issubclass(c, configs.Config) and c is not configs.Config]
@@ -79,7 +84,11 @@ def test_every_field_of_every_command_is_described() -> None:
 
 def test_presets_are_valid() -> None:
     folder = Path(__file__).parents[2] / "configs"
-    of_command = {"yolo": FinetuneYoloConfig, "sam": configs.FinetuneSamConfig}
+    of_command = {
+        "yolo": FinetuneYoloConfig,
+        "sam": configs.FinetuneSamConfig,
+        "classifier": configs.FinetuneClassifierConfig,
+    }
     presets = sorted(folder.glob("*.yaml"))
     assert presets
     for preset in presets:

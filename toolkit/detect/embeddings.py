@@ -23,6 +23,8 @@ from converters.errors import InputError
 from converters.files import write_bytes
 
 EMBEDDING_SIZE = 512
+ANCHOR = "defect"
+"""Name of the embedding that stands for any defect at all."""
 MAX_CLASSES = 80
 """Most classes that ultralytics trains at once, as many as the official configuration has."""
 
@@ -40,6 +42,11 @@ class ClassEmbeddings:
     names: tuple[str, ...]
     vectors: torch.Tensor
     origins: tuple[str, ...]
+
+    def only(self, names: tuple[str, ...]) -> ClassEmbeddings:
+        """The embeddings of some of the classes, in the order of ``names``."""
+        index = [self.names.index(name) for name in names]
+        return ClassEmbeddings(names, self.vectors[index], tuple(self.origins[i] for i in index))
 
     def save(self, path: Path) -> None:
         """Write as safetensors: one tensor per class, origins and order in the metadata."""
@@ -112,8 +119,36 @@ def resolve_embeddings(
             origins[i] = checkpoint.origins[known[name]]
     missing = [i for i, name in enumerate(names) if name not in known]
     present = [i for i, name in enumerate(names) if name in known]
-    vectors[missing] = make_embeddings(len(missing), seed, apart_from=vectors[present])
+    if checkpoint is not None and ANCHOR in checkpoint.names:
+        vectors[missing] = _beside(checkpoint, len(missing), seed)
+        for i in missing:
+            origins[i] = f"made beside {ANCHOR!r} (seed {seed})"
+    else:
+        vectors[missing] = make_embeddings(len(missing), seed, apart_from=vectors[present])
     return ClassEmbeddings(names, vectors, tuple(origins))
+
+
+def anchored_embeddings(names: tuple[str, ...], seed: int) -> ClassEmbeddings:
+    """``ANCHOR`` and classes that each point half its way and half their own.
+
+    Whatever is found as one of the classes also answers to ``ANCHOR``, and a class that comes later
+    starts, beside the same anchor, as a defect of no known kind rather than as nothing at all. Two
+    classes have a cosine of 1/2.
+    """
+    made = make_embeddings(len(names) + 1, seed)
+    vectors = torch.cat([made[:1], _halfway(made[0], made[1:])])
+    return ClassEmbeddings((ANCHOR, *names), vectors, (f"made (seed {seed})",) * len(vectors))
+
+
+def _beside(known: ClassEmbeddings, count: int, seed: int) -> torch.Tensor:
+    """New classes beside the anchor of known ones, apart from all of them."""
+    anchor = known.vectors[known.names.index(ANCHOR)]
+    own = make_embeddings(count, seed, apart_from=known.vectors)
+    return _halfway(anchor, own)
+
+
+def _halfway(anchor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(anchor + own, dim=-1)
 
 
 def make_embeddings(count: int, seed: int, apart_from: torch.Tensor | None = None) -> torch.Tensor:

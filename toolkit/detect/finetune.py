@@ -85,8 +85,8 @@ def _train(
 ) -> None:
     arguments = training_arguments(
         config,
-        random_weights=config.weights == "none",
-        images=len(splits["train"].images),
+        origin=start.origin,
+        images=config.repeat * len(splits["train"].images),
         device=device,
     )
     set_classes(start.model, embeddings)
@@ -95,12 +95,16 @@ def _train(
         trainer = OfflineWorldTrainer(
             {**arguments, "save_dir": scratch},
             start.model,
-            {split: splits[split] for split in ("train", "val")},
+            {"train": _repeated(splits["train"], config.repeat), "val": splits["val"]},
             embeddings,
             on_epoch=_reporter(run, config.epochs),
             on_best=lambda state: save_weights(run, state),
         )
         trainer.train()
+
+
+def _repeated(dataset: Dataset, times: int) -> Dataset:
+    return dataset.subset(dataset.images * times)
 
 
 def _reporter(run: RunFolder, epochs: int) -> Callable[[Epoch], None]:
@@ -138,7 +142,7 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
                 f"{config.data}: {split} has no defects {purpose}: "
                 "convert again with other split fractions or more defect pictures"
             )
-    rest = len(splits["train"].images) % config.batch
+    rest = config.repeat * len(splits["train"].images) % config.batch
     if config.image_size < 2 * STRIDE and 1 in (rest, config.batch):
         raise InputError(
             f"image_size {config.image_size} with a batch of one picture leaves batch "

@@ -2,7 +2,8 @@
 
 Fine-tuning follows what works for YOLO-World on box-only data (AILab-CVC/YOLO-World#160): SGD at
 1e-3 and mosaic off for the last 30 of 40 epochs, where AdamW at 2e-4 degrades. Random weights need
-the opposite: AdamW at ten times that, and mosaic for most of the time.
+the opposite: AdamW at ten times that, and mosaic for most of the time. So do the starter weights,
+at half the rate: they know what a defect is, but have never seen a photograph.
 """
 
 from __future__ import annotations
@@ -13,27 +14,36 @@ from typing import Any
 import torch
 
 from toolkit.config import FinetuneYoloConfig
+from toolkit.detect.weights import Origin
+from toolkit.devices import has_bfloat16
 
 _WARMUP_STEPS = 100
-_RATES = {("AdamW", True): 2e-3, ("AdamW", False): 2e-4, ("SGD", True): 1e-2, ("SGD", False): 1e-3}
-"""Peak learning rate by optimiser and whether the weights are random."""
+_RATES: dict[tuple[str, Origin], float] = {
+    ("AdamW", "random"): 2e-3,
+    ("AdamW", "procedural"): 1e-3,
+    ("AdamW", "photographs"): 2e-4,
+    ("SGD", "random"): 1e-2,
+    ("SGD", "procedural"): 1e-2,
+    ("SGD", "photographs"): 1e-3,
+}
+"""Peak learning rate by optimiser and what the weights have seen."""
 
 
 def training_arguments(
-    config: FinetuneYoloConfig, *, random_weights: bool, images: int, device: torch.device
+    config: FinetuneYoloConfig, *, origin: Origin, images: int, device: torch.device
 ) -> dict[str, Any]:
     """The arguments with which ultralytics trains.
 
     Args:
         config: ours; where a field is None, its default for these weights is filled in.
-        random_weights: whether training starts from nothing.
-        images: number of training pictures.
+        origin: what the weights have seen before.
+        images: pictures per epoch.
         device: where training runs.
     """
-    optimizer = config.optimizer or ("AdamW" if random_weights else "SGD")
+    optimizer = config.optimizer or ("SGD" if origin == "photographs" else "AdamW")
     close_mosaic = config.close_mosaic
     if close_mosaic is None:
-        close_mosaic = round(config.epochs * (0.25 if random_weights else 0.75))
+        close_mosaic = round(config.epochs * (0.75 if origin == "photographs" else 0.25))
     steps = math.ceil(images / config.batch)
     warmup = min(_WARMUP_STEPS, steps * config.epochs // 10)
     return {
@@ -45,20 +55,16 @@ def training_arguments(
         "batch": config.batch,
         "nbs": config.batch,  # otherwise gradients of several batches add up to 64 pictures
         "optimizer": optimizer,
-        "lr0": config.learning_rate or _RATES[optimizer, random_weights],
+        "lr0": config.learning_rate or _RATES[optimizer, origin],
         "momentum": 0.9 if optimizer == "AdamW" else 0.937,
         "weight_decay": config.weight_decay,
         "warmup_epochs": warmup / steps,
         "warmup_bias_lr": 0.0,  # 0.1 by default, far above the rates here
         "close_mosaic": close_mosaic,
         "device": str(device),
-        "amp": "bf16" if _has_bfloat16(device) else False,
+        "amp": "bf16" if has_bfloat16(device) else False,
         "workers": config.workers,
         "seed": config.seed,
         "deterministic": True,
         "plots": False,
     }
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

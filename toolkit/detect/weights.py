@@ -25,14 +25,19 @@ from toolkit.detect.embeddings import (
     ClassEmbeddings,
     read_embeddings,
 )
-from toolkit.runs import RunFolder
+from toolkit.runs import RunFolder, is_run_of
+from toolkit.starter import STARTER, read_packed, starter_path, write_packed
 
 Scale = Literal["n", "s", "m", "l", "x"]
+Origin = Literal["random", "procedural", "photographs"]
+"""What weights have seen: nothing, procedural pictures alone, or photographs."""
 
 COMMAND = "finetune yolo"
+PRETRAIN = "pretrain yolo"
 ARCHITECTURE = "yolov8-worldv2"
 _STEM_CHANNELS: dict[int, Scale] = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
 _SCORE_PRIOR = -7.0  # logit of 0.1 %, about the share of positions that a defect is assigned to
+_EMBEDDING = "embedding."
 _ENOUGH_SHARED = 0.95  # the same architecture of another ultralytics shares all; v1 shares 0.55
 
 
@@ -45,12 +50,14 @@ class StartingPoint:
         scale: its size.
         embeddings: class embeddings that came along; None with random weights.
         source: one line on where the weights come from.
+        origin: what they have seen.
     """
 
     model: WorldModel
     scale: Scale
     embeddings: ClassEmbeddings | None
     source: str
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def load_starting_point(weights: str, scale: Scale, seed: int, trust: bool) -> S
     """Load what fine-tuning starts from.
 
     Args:
-        weights: "none", an official ``.pt`` file, or one of our run folders.
+        weights: "none", "starter", an official ``.pt`` file, or one of our run folders.
         scale: of the model that "none" builds; any other weights have their own.
         seed: of random weights.
         trust: load a ``.pt`` file that holds more than ultralytics' and torch's own classes, which
@@ -108,15 +115,22 @@ def load_starting_point(weights: str, scale: Scale, seed: int, trust: bool) -> S
     """
     if weights == "none":
         model = build_model(scale, seed)
-        _ready_to_learn_from_nothing(model)
-        return StartingPoint(model, scale, None, "random weights")
+        _follow_statistics_fast(model)
+        _lower_scores(model)
+        return StartingPoint(model, scale, None, "random weights", "random")
+    if weights == STARTER:
+        return _from_starter(starter_path("yolo_world_n"))
     path = Path(weights)
     if path.is_dir():
         found = load_run(path)
-        return StartingPoint(found.model, found.scale, found.embeddings, f"run {path.name}")
+        origin: Origin = "procedural" if is_run_of(path, PRETRAIN) else "photographs"
+        if origin == "procedural":
+            _follow_statistics_fast(found.model)
+        return StartingPoint(found.model, found.scale, found.embeddings, f"run {path.name}", origin)
     if path.suffix != ".pt":
         raise InputError(
-            f'{weights}: is neither "none", nor a run folder, nor a .pt file of YOLO-World v2'
+            f'{weights}: is neither "none" nor "starter", nor a run folder, '
+            "nor a .pt file of YOLO-World v2"
         )
     if not path.is_file():
         raise InputError(
@@ -154,7 +168,7 @@ def load_run(root: Path) -> RunModel:
     Raises:
         InputError: it is no such run, or a file of it is missing or damaged.
     """
-    run = RunFolder.open(root, COMMAND)
+    run = RunFolder.open(root, COMMAND, PRETRAIN)
     path = run.checkpoints / "model.json"
     description = read_json(path)
     try:
@@ -181,19 +195,61 @@ def load_run(root: Path) -> RunModel:
     return RunModel(model, scale, embeddings, image_size, source)
 
 
-def _ready_to_learn_from_nothing(model: WorldModel) -> None:
-    """Shorten what would take random weights hundreds of steps besides learning.
+def _follow_statistics_fast(model: WorldModel) -> None:
+    """Let batch statistics follow weights that are far from their goal.
 
-    ultralytics is tuned for long training. With a few steps per epoch, its batch statistics
-    (momentum 0.03) lag so far behind the weights that AP on val stays 0 for the first hundred
-    steps, and AdamW moves the bias of the scores by one learning rate per step on its long way
-    from -10.
+    ultralytics is tuned for long training. With a few steps per epoch, its statistics (momentum
+    0.03) lag so far behind random weights that AP on val stays 0 for the first hundred steps.
     """
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.1
+
+
+def _lower_scores(model: WorldModel) -> None:
+    """Start random scores where they belong.
+
+    AdamW moves their bias by one learning rate per step on its long way from ultralytics' -10.
+    """
     for head in model.model[-1].cv4:
         torch.nn.init.constant_(head.bias, _SCORE_PRIOR)
+
+
+def pack_starter(
+    run: RunFolder,
+    state: dict[str, torch.Tensor],
+    scale: Scale,
+    embeddings: ClassEmbeddings,
+    image_size: int,
+    source: str,
+) -> None:
+    """Write ``checkpoints/starter.safetensors``: model and embeddings in one small file."""
+    tensors = dict(state)
+    for name, vector in zip(embeddings.names, embeddings.vectors, strict=True):
+        tensors[_EMBEDDING + name] = vector
+    description = {
+        "architecture": ARCHITECTURE,
+        "scale": scale,
+        "names": embeddings.names,
+        "image_size": image_size,
+        "source": source,
+    }
+    write_packed(run.checkpoints / "starter.safetensors", tensors, description)
+
+
+def _from_starter(path: Path) -> StartingPoint:
+    tensors, description = read_packed(path)
+    try:
+        names = tuple(description["names"])
+        vectors = torch.stack([tensors.pop(_EMBEDDING + name) for name in names])
+        model = build_model(description["scale"])
+        model.load_state_dict(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: is not a {ARCHITECTURE} model: install again") from error
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    embeddings = ClassEmbeddings(names, unit, (STARTER,) * len(names))
+    _follow_statistics_fast(model)
+    return StartingPoint(model, description["scale"], embeddings, STARTER, "procedural")
 
 
 def _read_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
@@ -241,7 +297,7 @@ def _from_official(path: Path, checkpoint: dict[str, Any]) -> StartingPoint:
         )
     model.load_state_dict(shared, strict=False)
     line = f"{path.name} ({len(shared)} of {len(own)} tensors)"
-    return StartingPoint(model, scale, _embeddings_of(source, path.name), line)
+    return StartingPoint(model, scale, _embeddings_of(source, path.name), line, "photographs")
 
 
 def _embeddings_of(model: WorldModel, file_name: str) -> ClassEmbeddings | None:

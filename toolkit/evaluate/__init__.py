@@ -16,11 +16,26 @@ from converters.files import write_json
 from converters.folder import DatasetFolder
 from toolkit.config import EvaluateConfig
 from toolkit.evaluate.metrics import Figure, Metrics, Protocol, Threshold
-from toolkit.evaluate.scoring import score
+from toolkit.evaluate.scoring import score, score_probabilities
 from toolkit.evaluate.table import print_metrics
-from toolkit.predictions import PredictionCard, read_card, read_results
+from toolkit.predictions import (
+    PredictionCard,
+    images_file,
+    read_card,
+    read_probabilities,
+    read_results,
+)
 
-__all__ = ["Figure", "Metrics", "Protocol", "Threshold", "evaluate", "print_metrics", "score"]
+__all__ = [
+    "Figure",
+    "Metrics",
+    "Protocol",
+    "Threshold",
+    "evaluate",
+    "print_metrics",
+    "score",
+    "score_probabilities",
+]
 
 
 def evaluate(config: EvaluateConfig) -> Metrics:
@@ -35,10 +50,20 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     """
     files = _Files.of(config)
     folder = DatasetFolder.open(config.data, config.fold)
+    judged = files.results.suffix == ".csv"
+    metrics = (_score_judged if judged else _score_detected)(config, folder, files)
+    name = str(folder.card.get("name", config.data.name))
+    metrics = replace(metrics, protocol=replace(metrics.protocol, dataset=name, fold=config.fold))
+    write_json(files.metrics, metrics.to_json(), indent=2)
+    return metrics
+
+
+def _score_detected(config: EvaluateConfig, folder: DatasetFolder, files: _Files) -> Metrics:
+    """Score detections or outlines."""
     val = None
     if files.val is not None and "val" in folder.splits():
         val = folder.read("val"), read_results(files.val)
-    metrics = score(
+    return score(
         folder.read(config.split),
         read_results(files.results),
         val=val,
@@ -50,10 +75,22 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         split=config.split,
         sources=(str(files.results), str(files.val)),
     )
-    name = str(folder.card.get("name", config.data.name))
-    metrics = replace(metrics, protocol=replace(metrics.protocol, dataset=name, fold=config.fold))
-    write_json(files.metrics, metrics.to_json(), indent=2)
-    return metrics
+
+
+def _score_judged(config: EvaluateConfig, folder: DatasetFolder, files: _Files) -> Metrics:
+    """Score the probabilities of whole images."""
+    if config.threshold is not None:
+        raise InputError(
+            f"{files.results}: the most probable class is the verdict: leave --threshold out"
+        )
+    return score_probabilities(
+        folder.read(config.split),
+        read_probabilities(files.results),
+        resamples=config.resamples,
+        seed=config.seed,
+        split=config.split,
+        source=str(files.results),
+    )
 
 
 @dataclass(frozen=True)
@@ -76,10 +113,13 @@ class _Files:
     def of(cls, config: EvaluateConfig) -> _Files:
         """Find the files of a run folder, or those beside one results file."""
         given = config.predictions
-        results = given / "predictions" / f"{config.split}.json" if given.is_dir() else given
+        results = _in_run(given, config.split) if given.is_dir() else given
         if not results.is_file():
+            predict = f"run `toolkit predict` on {config.split}"
+            if results.suffix == ".csv":
+                predict = "`toolkit finetune classifier` leaves them for val and test"
             raise InputError(
-                f"{results}: no such predictions: run `toolkit predict` on {config.split}, "
+                f"{results}: no such predictions: {predict}, "
                 "or give the run folder or results file that has them"
             )
         name = "metrics.json" if config.split == "test" else f"metrics_{config.split}.json"
@@ -88,3 +128,20 @@ class _Files:
             return cls(results, None, None, metrics)
         val = results.with_name("val.json")
         return cls(results, val if val.is_file() else None, read_card(results.parent), metrics)
+
+
+def _in_run(run: Path, split: str) -> Path:
+    """The predictions of a run: detections, or the probabilities of a classifier.
+
+    Raises:
+        InputError: it has both.
+    """
+    detected = run / "predictions" / f"{split}.json"
+    judged = run / "predictions" / images_file(split)
+    if detected.is_file() and judged.is_file():
+        raise InputError(
+            f"{run}: holds detections and image-level probabilities: "
+            f"give one of them, {detected} or {judged}"
+        )
+    card = read_card(run / "predictions")
+    return judged if judged.is_file() or (card and card.boxes == "none") else detected

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converters.dataset import Dataset
+from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
-from toolkit.predictions import PredictionCard, Result
+from toolkit.predictions import ImageProbabilities, PredictionCard, Result
 
 
 def check_results(dataset: Dataset, results: Sequence[Result], where: str) -> None:
@@ -60,6 +60,29 @@ def check_answers(dataset: Dataset, results: Sequence[Result], where: str) -> No
             answered.add(annotation)
             continue
         raise InputError(f"{where}: result {number}: {problem}: predict again")
+
+
+def check_probabilities(dataset: Dataset, probabilities: ImageProbabilities, where: str) -> None:
+    """Check image-level probabilities against the ground truth that they are for.
+
+    Raises:
+        InputError: their classes are not "good" and then the dataset's categories, or their images
+            are not those of the split.
+    """
+    classes = (GOOD, *dataset.categories)
+    if probabilities.classes != classes:
+        raise InputError(
+            f"{where}: has the classes {', '.join(probabilities.classes)}, the dataset "
+            f"{', '.join(classes)}: predict on this dataset"
+        )
+    predicted, there = set(probabilities.file_names), {i.file_name for i in dataset.images}
+    remedy = "predict on this dataset, split and fold"
+    if predicted - there:
+        raise InputError(f"{where}: {min(predicted - there)} is not in the split: {remedy}")
+    if there - predicted:
+        missing = sorted(there - predicted)
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"{where}: lacks a row for {missing[0]}{more}: {remedy}")
 
 
 def are_boxes_given(results: Sequence[Result], card: PredictionCard | None) -> bool:

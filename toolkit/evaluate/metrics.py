@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -65,10 +65,11 @@ class Protocol:
         split: the split that was scored.
         images, photographs, good_images, instances: counts of the ground truth; several images
             may show one photograph, which is the unit of the bootstrap.
-        labels: images per image-level label (``verdicts.true_labels``), "good" first; the
+        labels: images per image-level label (``Dataset.image_labels``), "good" first; the
             bootstrap keeps these counts.
-        boxes: "detector", or "ground truth" where the right boxes were given.
-        iou: IoU from which a detection counts as found in F1.
+        boxes: "detector", "ground truth" where the right boxes were given, or "none" where whole
+            images were judged.
+        iou: IoU from which a detection counts as found in F1; None where there are none.
         resamples, seed: of the bootstrap.
         interval: one line on its method.
         dataset: name of the dataset.
@@ -82,7 +83,7 @@ class Protocol:
     instances: int
     labels: dict[str, int]
     boxes: str
-    iou: float
+    iou: float | None
     resamples: int
     seed: int
     interval: str
@@ -100,6 +101,7 @@ class Metrics:
         absent: why a figure is not there, by its name ("mask.AP", "per_class.dent").
         thresholds: by what they decide: "box", "mask", "image".
         protocol: what was scored, and how.
+        confusion: images by true label and verdict; empty where there are no verdicts.
     """
 
     figures: dict[str, Figure]
@@ -107,6 +109,7 @@ class Metrics:
     absent: dict[str, str]
     thresholds: dict[str, Threshold]
     protocol: Protocol
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json``: the figures' names are keys of the top level."""
@@ -117,6 +120,7 @@ class Metrics:
                 for label, figures in self.per_class.items()
             },
             "absent": dict(self.absent),
+            "confusion": {label: dict(given) for label, given in self.confusion.items()},
             "thresholds": {name: asdict(value) for name, value in self.thresholds.items()},
             "protocol": asdict(self.protocol),
         }

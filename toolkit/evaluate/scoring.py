@@ -11,18 +11,23 @@ from converters.errors import InputError
 from toolkit.evaluate import pixels, verdicts
 from toolkit.evaluate.accumulate import average_precision, count_at, f1
 from toolkit.evaluate.bootstrap import METHOD, Samples, image_weights, ratio
-from toolkit.evaluate.checks import are_boxes_given, check_answers, check_results, why_no_masks
+from toolkit.evaluate.checks import (
+    are_boxes_given,
+    check_answers,
+    check_probabilities,
+    check_results,
+    why_no_masks,
+)
+from toolkit.evaluate.image_level import AUROC, VERDICT, add_auroc, add_verdicts
 from toolkit.evaluate.matching import Kind, Matches, match
 from toolkit.evaluate.metrics import Metrics, Missing, Protocol, Threshold
 from toolkit.evaluate.sheet import Sheet
 from toolkit.evaluate.thresholds import Chooser, Labelled
-from toolkit.predictions import PredictionCard, Result
+from toolkit.predictions import ImageProbabilities, PredictionCard, Result
 
 _BOX = ("box.AP", "box.AP50", "box.F1")
 _MASK_FOUND = ("mask.AP", "mask.AP50", "mask.F1")
 _MASK_PIXELS = ("mask.IoU", "mask.Dice")
-_VERDICT = ("image.accuracy", "image.balanced_accuracy", "image.macro_F1")
-_AUROC = "image.AUROC"
 
 
 def score(
@@ -58,13 +63,9 @@ def score(
     Raises:
         InputError: the split is empty, or a result cannot be scored.
     """
-    if not dataset.images:
-        raise InputError(f"{split}: has no images to score: convert with a split that has some")
+    _check_images(dataset, split)
     check_results(dataset, results, sources[0])
-    labels = verdicts.true_labels(dataset)
-    photographs = dataset.photographs()
-    weights = image_weights(labels, resamples, seed, photographs)
-    sheet = Sheet(dataset, weights)
+    sheet = _open_sheet(dataset, resamples, seed)
     no_masks = why_no_masks(dataset, results, card)
     boxes_given = are_boxes_given(results, card)
     if boxes_given:
@@ -77,21 +78,78 @@ def score(
         _score_boxes(sheet, results, chooser)
         _score_masks(sheet, results, chooser, no_masks)
         _score_images(sheet, results, chooser)
-    protocol = Protocol(
+    boxes = "ground truth" if boxes_given else "detector"
+    return sheet.metrics(_protocol(dataset, split, boxes, iou, resamples, seed))
+
+
+def score_probabilities(
+    dataset: Dataset,
+    probabilities: ImageProbabilities,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    split: str = "test",
+    source: str = "probabilities",
+) -> Metrics:
+    """Score image-level probabilities against the ground truth of their split.
+
+    The verdict on an image is its most probable class, so no threshold is chosen.
+
+    Args:
+        dataset: ground truth of one split.
+        probabilities: of its images, in any order.
+        resamples: of the bootstrap; 0 leaves the intervals out.
+        seed: of the bootstrap.
+        split: name of the split.
+        source: name of the probabilities, for error messages.
+
+    Raises:
+        InputError: the split is empty, or its classes or images are not those of the
+            probabilities.
+    """
+    _check_images(dataset, split)
+    check_probabilities(dataset, probabilities, source)
+    sheet = _open_sheet(dataset, resamples, seed)
+    sheet.leave_out(
+        (*_BOX, *_MASK_FOUND, *_MASK_PIXELS),
+        "whole images were judged, so there are no boxes and no masks to score",
+    )
+    row = {name: index for index, name in enumerate(probabilities.file_names)}
+    values = probabilities.values[[row[image.file_name] for image in dataset.images]]
+    truth = verdicts.true_labels(dataset)
+    add_verdicts(sheet, truth, values.argmax(axis=1))
+    add_auroc(sheet, truth, 1 - values[:, 0])
+    return sheet.metrics(_protocol(dataset, split, "none", None, resamples, seed))
+
+
+def _check_images(dataset: Dataset, split: str) -> None:
+    if not dataset.images:
+        raise InputError(f"{split}: has no images to score: convert with a split that has some")
+
+
+def _open_sheet(dataset: Dataset, resamples: int, seed: int) -> Sheet:
+    weights = image_weights(dataset.image_labels(), resamples, seed, dataset.photographs())
+    return Sheet(dataset, weights)
+
+
+def _protocol(
+    dataset: Dataset, split: str, boxes: str, iou: float | None, resamples: int, seed: int
+) -> Protocol:
+    labels = dataset.image_labels()
+    return Protocol(
         split=split,
         images=len(dataset.images),
-        photographs=len(set(photographs)),
+        photographs=len(set(dataset.photographs())),
         good_images=labels.count(GOOD),
-        instances=sheet.instances,
+        instances=sum(dataset.count_instances().values()),
         labels={label: labels.count(label) for label in (GOOD, *dataset.categories)},
-        boxes="ground truth" if boxes_given else "detector",
+        boxes=boxes,
         iou=iou,
         resamples=resamples,
         seed=seed,
         interval=METHOD,
         dataset=dataset.name,
     )
-    return sheet.metrics(protocol)
 
 
 def _score_boxes(sheet: Sheet, results: Sequence[Result], chooser: Chooser) -> None:
@@ -157,7 +215,7 @@ def _add_pixels(
 def _score_outlines(sheet: Sheet, results: Sequence[Result], no_masks: str | None) -> None:
     """Given boxes: how well each instance was outlined, and how well its box alone would."""
     sheet.leave_out(
-        (*_BOX, *_MASK_FOUND, *_VERDICT, _AUROC),
+        (*_BOX, *_MASK_FOUND, *VERDICT, AUROC),
         "boxes were given, so finding them was not measured",
     )
     names = (*_MASK_PIXELS, "mask.instance_IoU")
@@ -176,43 +234,10 @@ def _score_outlines(sheet: Sheet, results: Sequence[Result], no_masks: str | Non
 
 def _score_images(sheet: Sheet, results: Sequence[Result], chooser: Chooser) -> None:
     images = verdicts.score_images(sheet.dataset, results)
-    _add_verdicts(sheet, images, chooser.for_verdicts(images))
-    good = int(np.count_nonzero(images.truth == 0))
-    if 0 < good < images.truth.size:
-        sheet.add(_AUROC, verdicts.auroc(images, sheet.weights))
-    else:
-        which = "defects" if good else "good images"
-        sheet.leave_out([_AUROC], f"the split has no {which} to tell from the others")
-
-
-def _add_verdicts(
-    sheet: Sheet, images: verdicts.ImageScores, threshold: Threshold | Missing
-) -> None:
+    threshold = chooser.for_verdicts(images)
     if isinstance(threshold, Missing):
-        sheet.leave_out(_VERDICT, threshold.reason)
-        return
-    sheet.set_threshold("image", threshold)
-    matrices = verdicts.confusion(images, threshold.value, sheet.weights)
-    measures = (verdicts.accuracy, verdicts.balanced_accuracy, verdicts.macro_f1)
-    for name, measure in zip(_VERDICT, measures, strict=True):
-        sheet.add(name, measure(matrices))
-    always_good = ratio(images.truth == 0, np.ones_like(images.truth), sheet.weights)
-    sheet.add("baseline.always_good_accuracy", always_good)
-    _add_labels(sheet, images, matrices)
-
-
-def _add_labels(sheet: Sheet, images: verdicts.ImageScores, matrices: verdicts.Confusion) -> None:
-    recall, precision = verdicts.recall(matrices), verdicts.precision(matrices)
-    f1_of_label = verdicts.f1(matrices)
-    for index, label in enumerate(images.labels):
-        n = int(np.count_nonzero(images.truth == index))
-        if n == 0:
-            continue
-        sheet.add_for_label(label, "image.recall", recall[:, index], n)
-        if np.isfinite(precision[0, index]):
-            sheet.add_for_label(label, "image.precision", precision[:, index], n)
-        else:
-            sheet.leave_out(
-                [f"per_class.{label}.image.precision"], f"no image was given the verdict {label}"
-            )
-        sheet.add_for_label(label, "image.F1", f1_of_label[:, index], n)
+        sheet.leave_out(VERDICT, threshold.reason)
+    else:
+        sheet.set_threshold("image", threshold)
+        add_verdicts(sheet, images.truth, images.verdicts(threshold.value))
+    add_auroc(sheet, images.truth, images.score)

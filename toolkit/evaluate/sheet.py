@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from converters.dataset import GOOD, Dataset
 from toolkit.evaluate.bootstrap import Samples, Weights, to_figure
@@ -34,6 +35,7 @@ class Sheet:
         }
         self._absent: dict[str, str] = {}
         self._thresholds: dict[str, Threshold] = {}
+        self._confusion: dict[str, dict[str, int]] = {}
         for name, count in self._instances.items():
             if count == 0:
                 self.leave_out([f"per_class.{name}"], f"the split has no {name}")
@@ -89,7 +91,16 @@ class Sheet:
         """Enter the threshold that figures were taken at."""
         self._thresholds[of] = threshold
 
+    def set_confusion(self, labels: Sequence[str], matrix: npt.NDArray[np.float64]) -> None:
+        """Enter how many images of each label (rows) were given each verdict (columns)."""
+        self._confusion = {
+            label: dict(zip(labels, map(int, row), strict=True))
+            for label, row in zip(labels, matrix, strict=True)
+        }
+
     def metrics(self, protocol: Protocol) -> Metrics:
         """Everything that was entered."""
         per_class = {label: figures for label, figures in self._per_class.items() if figures}
-        return Metrics(self._figures, per_class, self._absent, self._thresholds, protocol)
+        return Metrics(
+            self._figures, per_class, self._absent, self._thresholds, protocol, self._confusion
+        )

@@ -36,6 +36,8 @@ def render(metrics: Metrics) -> RenderableType:
         else Text(f"threshold {name}: {threshold.value:.3f} (given)")
         for name, threshold in metrics.thresholds.items()
     ]
+    if mistakes := _mistakes(metrics.confusion):
+        parts.append(Text(f"mistaken: {mistakes}"))
     by_reason: dict[str, list[str]] = {}
     for name, reason in metrics.absent.items():
         by_reason.setdefault(reason, []).append(name)
@@ -49,14 +51,27 @@ def format_figure(figure: Figure) -> str:
     return f"{figure.value:.3f}{interval}  n={figure.n}"
 
 
+def _mistakes(confusion: Mapping[str, Mapping[str, int]]) -> str:
+    """Wrong verdicts, the most frequent first; a whole matrix is wider than a terminal."""
+    counts = [
+        (count, label, verdict)
+        for label, given in confusion.items()
+        for verdict, count in given.items()
+        if count and label != verdict
+    ]
+    counts.sort(key=lambda entry: -entry[0])
+    return ", ".join(f"{count} {label} for {verdict}" for count, label, verdict in counts)
+
+
 def _heading(metrics: Metrics) -> str:
     protocol = metrics.protocol
     fold = "" if protocol.fold is None else f" fold {protocol.fold}"
     shown = "" if protocol.photographs == protocol.images else f"{protocol.photographs} surfaces, "
+    boxes = "whole images" if protocol.boxes == "none" else f"boxes from the {protocol.boxes}"
     return (
         f"{protocol.dataset}{fold} {protocol.split}: {protocol.images} images "
         f"({shown}{protocol.good_images} good), {protocol.instances} instances; "
-        f"boxes from the {protocol.boxes}"
+        f"{boxes}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The verdict on a whole picture, good or which defect, from its surest detection."""
+"""The verdict on a whole picture, good or which defect, and how often it is right."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ Confusion: TypeAlias = npt.NDArray[np.float64]
 """Shape (..., labels, labels): weight of images by true label (rows) and verdict (columns)."""
 
 
+Labels: TypeAlias = npt.NDArray[np.int64]
+"""Shape (images,): index of each image's label, 0 for "good"."""
+
+
 @dataclass(frozen=True)
 class ImageScores:
     """What detections say about whole pictures.
@@ -30,28 +34,19 @@ class ImageScores:
     """
 
     labels: tuple[str, ...]
-    truth: npt.NDArray[np.int64]
-    suspect: npt.NDArray[np.int64]
+    truth: Labels
+    suspect: Labels
     score: npt.NDArray[np.float64]
 
-    def verdicts(self, threshold: float) -> npt.NDArray[np.int64]:
+    def verdicts(self, threshold: float) -> Labels:
         """Index of each image's verdict: the suspect from the threshold on, good below it."""
         return np.where(self.score >= threshold, self.suspect, 0)
 
 
-def true_labels(dataset: Dataset) -> list[str]:
-    """Image-level label of each image: "good", or its category.
-
-    An image with several categories is of the one that covers most pixels (instance areas added
-    up; of equal ones the first category).
-    """
-    labels = []
-    for image in dataset.images:
-        area = dict.fromkeys(dataset.categories, 0.0)
-        for instance in image.instances:
-            area[instance.category] += instance.area
-        labels.append(GOOD if image.is_good else max(area, key=area.__getitem__))
-    return labels
+def true_labels(dataset: Dataset) -> Labels:
+    """Index of each image's true label: 0 for "good", else its category's COCO id."""
+    labels = (GOOD, *dataset.categories)
+    return np.array([labels.index(label) for label in dataset.image_labels()], dtype=np.int64)
 
 
 def score_images(dataset: Dataset, results: Sequence[Result]) -> ImageScores:
@@ -62,22 +57,26 @@ def score_images(dataset: Dataset, results: Sequence[Result]) -> ImageScores:
     for result in results:
         cell = position[result["image_id"]], result["category_id"]
         highest[cell] = max(highest[cell], result["score"])
-    labels = (GOOD, *dataset.categories)
-    truth = np.array([labels.index(label) for label in true_labels(dataset)], dtype=np.int64)
     score = np.maximum(highest.max(axis=1), 0.0)
-    return ImageScores(labels, truth, np.argmax(highest, axis=1).astype(np.int64), score)
+    suspect = np.argmax(highest, axis=1).astype(np.int64)
+    return ImageScores((GOOD, *dataset.categories), true_labels(dataset), suspect, score)
 
 
-def confusion(images: ImageScores, threshold: float, weights: Weights) -> Confusion:
+def confusion(truth: Labels, given: Labels, labels: int, weights: Weights) -> Confusion:
     """Confusion matrix on every row of the weights.
+
+    Args:
+        truth: true label of each image.
+        given: its verdict.
+        labels: how many there are.
+        weights: shape (W, images).
 
     Returns:
         shape (W, labels, labels).
     """
-    size = len(images.labels)
-    cells = np.zeros((images.truth.size, size * size))
-    cells[np.arange(images.truth.size), images.truth * size + images.verdicts(threshold)] = 1
-    return (weights @ cells).reshape(len(weights), size, size)
+    cells = np.zeros((truth.size, labels * labels))
+    cells[np.arange(truth.size), truth * labels + given] = 1
+    return (weights @ cells).reshape(len(weights), labels, labels)
 
 
 def confusion_by_threshold(images: ImageScores, thresholds: npt.NDArray[np.float64]) -> Confusion:
@@ -120,14 +119,19 @@ def macro_f1(matrices: Confusion) -> Samples:
     return _mean_of_defined(f1(matrices))
 
 
-def auroc(images: ImageScores, weights: Weights) -> Samples:
+def auroc(truth: Labels, scores: npt.NDArray[np.float64], weights: Weights) -> Samples:
     """Chance that a defect image scores above a good one, ties counted half, on every row.
 
     NaN where one of the two kinds is missing (``sklearn.metrics.roc_auc_score``).
+
+    Args:
+        truth: true label of each image.
+        scores: the higher, the more suspicious; shape (images,).
+        weights: shape (W, images).
     """
-    order = np.argsort(images.score)
-    _, levels = np.unique(images.score[order], return_index=True)
-    defective = images.truth[order] > 0
+    order = np.argsort(scores)
+    _, levels = np.unique(scores[order], return_index=True)
+    defective = truth[order] > 0
     drawn = weights[:, order].astype(np.float64)
     bad = np.add.reduceat(drawn * defective, levels, axis=1)
     good = np.add.reduceat(drawn * ~defective, levels, axis=1)

@@ -16,7 +16,7 @@ from converters.dataset import Box, Dataset, Image, Instance
 from converters.errors import InputError
 from converters.geometry import Region
 from toolkit.images import RgbImage, read_image
-from toolkit.segment.frames import Frame
+from toolkit.segment.frames import FloatArray, Frame
 from toolkit.segment.prompts import jitter_box
 from toolkit.segment.views import View, random_view, random_zoomed_view, views_of
 
@@ -97,6 +97,64 @@ def masked_prompts(dataset: Dataset) -> list[Prompt]:
     ]
 
 
+class BatchBuilder:
+    """Collects the prompts of a batch, image by image.
+
+    Args:
+        side: of the encoder's input, in pixels.
+        cells: side of the square that masks are compared on.
+    """
+
+    def __init__(self, side: int, cells: int) -> None:
+        self._side, self._cells = side, cells
+        self._views: list[ImageView] = []
+        self._pixels: list[Tensor] = []
+        self._owner: list[int] = []
+        self._boxes: list[FloatArray] = []
+        self._targets: list[FloatArray] = []
+        self._inside: list[FloatArray] = []
+
+    def add(
+        self,
+        name: str,
+        image: RgbImage | None,
+        views: Sequence[View],
+        owner: Sequence[int],
+        boxes: Sequence[Box],
+        regions: Sequence[Region],
+    ) -> None:
+        """Add the prompts of one image.
+
+        Args:
+            name: of the image.
+            image: its pixels; None where the encoder is frozen.
+            views: what is encoded of it.
+            owner: index into ``views`` for each prompt.
+            boxes: each prompt, ``(x, y, width, height)`` in pixels of the image.
+            regions: what each prompt should give.
+        """
+        frames = [Frame(*view.size, self._side) for view in views]
+        for box, region, k in zip(boxes, regions, owner, strict=True):
+            self._boxes.append(frames[k].boxes(views[k].box(box))[0])
+            self._targets.append(frames[k].target(views[k].region(region), self._cells))
+            self._inside.append(frames[k].inside(self._cells))
+            self._owner.append(len(self._views) + k)
+        if image is not None:
+            self._pixels += [f.image(v.image(image)) for f, v in zip(frames, views, strict=True)]
+        self._views += [(name, view) for view in views]
+
+    def build(self) -> Batch:
+        """The batch of all prompts so far."""
+        return Batch(
+            views=tuple(self._views),
+            pixels=tuple(self._pixels),
+            owner=torch.tensor(self._owner),
+            boxes=torch.from_numpy(np.stack(self._boxes)),
+            targets=torch.from_numpy(np.stack(self._targets)),
+            inside=torch.from_numpy(np.stack(self._inside)),
+        )
+
+
 class Sampler:
     """Training batches, the same ones for the same seed, epoch and step."""
 
@@ -109,6 +167,7 @@ class Sampler:
         cells: int,
         zoom: float | None,
         batch: int,
+        repeat: int = 1,
         jitter: float,
         augment: bool,
         seed: int,
@@ -123,21 +182,22 @@ class Sampler:
             cells: side of the square that masks are compared on.
             zoom: of the architecture: window around each box, or None for the whole image.
             batch: prompts per step.
+            repeat: times each prompt counts in an epoch.
             jitter: standard deviation of the noise on box corners, as a share of the side.
             augment: whether the encoder learns, from random views; a frozen one has encoded
                 the ``views_of`` the exact boxes, and batches carry no pixels.
             seed: everything random derives from it, the epoch and the step.
             workers: threads that make batches ahead of their use; 0 makes them when asked.
         """
-        self._groups = _groups(prompts)
+        self._groups = _groups(prompts) * repeat
         self._store = store
         self._side, self._cells, self._zoom = side, cells, zoom
         self._batch, self._jitter, self._augment = batch, jitter, augment
         self._seed, self._workers = seed, workers
-        self.steps = -(-len(prompts) // batch)
+        self.steps = -(-len(prompts) * repeat // batch)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """All prompts once, ``steps`` batches."""
+        """All prompts, as often as they count, in ``steps`` batches."""
         rng = np.random.default_rng([self._seed, epoch])
         order = [p for index in rng.permutation(len(self._groups)) for p in self._groups[index]]
         plans = [
@@ -153,33 +213,17 @@ class Sampler:
         return _ahead(make, plans, self._workers)
 
     def _make(self, prompts: list[Prompt], rng: np.random.Generator) -> Batch:
-        views: list[ImageView] = []
-        pixels, owner, boxes, targets, inside = [], [], [], [], []
+        builder = BatchBuilder(self._side, self._cells)
         for image, instances in by_image(prompts):
             jittered = [
                 jitter_box(instance.box, self._jitter, image.height, image.width, rng)
                 for instance in instances
             ]
-            seen, index = self._choose_views(image, instances, jittered, rng)
-            frames = [Frame(*view.size, self._side) for view in seen]
-            if self._augment:
-                whole = self._store.read(image)
-                pixels += [f.image(v.image(whole)) for f, v in zip(frames, seen, strict=True)]
-            for instance, box, k in zip(instances, jittered, index, strict=True):
-                boxes.append(frames[k].boxes(seen[k].box(box))[0])
-                region = seen[k].region(_region(instance))
-                targets.append(frames[k].target(region, self._cells))
-                inside.append(frames[k].inside(self._cells))
-                owner.append(len(views) + k)
-            views += [(image.file_name, view) for view in seen]
-        return Batch(
-            views=tuple(views),
-            pixels=tuple(pixels),
-            owner=torch.tensor(owner),
-            boxes=torch.from_numpy(np.stack(boxes)),
-            targets=torch.from_numpy(np.stack(targets)),
-            inside=torch.from_numpy(np.stack(inside)),
-        )
+            views, owner = self._choose_views(image, instances, jittered, rng)
+            whole = self._store.read(image) if self._augment else None
+            regions = [_region(instance) for instance in instances]
+            builder.add(image.file_name, whole, views, owner, jittered, regions)
+        return builder.build()
 
     def _choose_views(
         self, image: Image, instances: list[Instance], jittered: list[Box], rng: np.random.Generator

@@ -14,12 +14,13 @@ from toolkit.config import FinetuneSamConfig
 from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.predictions import PredictionCard, write_predictions
-from toolkit.runs import RunFolder
+from toolkit.runs import RunFolder, is_run_of
 from toolkit.segment.data import Prompt, masked_prompts
 from toolkit.segment.model import ARCHITECTURES, build_sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
 from toolkit.segment.task import SamTask
-from toolkit.segment.weights import COMMAND, load_sam
+from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam
+from toolkit.starter import STARTER
 from toolkit.training import Schedule, check_resumable, fit
 
 FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume")
@@ -51,6 +52,7 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
         val,
         learns=learns,
         batch=config.batch,
+        repeat=config.repeat,
         jitter=config.box_jitter,
         seed=config.seed,
         workers=config.workers,
@@ -66,7 +68,7 @@ def _starting_point(config: FinetuneSamConfig) -> tuple[Sam, FinetuneSamConfig]:
     if config.weights == "none":
         torch.manual_seed(config.seed)
         return build_sam(config.model), config
-    sam, model = load_sam(Path(config.weights))
+    sam, model = load_sam(config.weights)
     if "model" in config.model_fields_set and model != config.model:
         raise InputError(f"{config.weights}: is {model}, not {config.model}: leave model out")
     return sam, config.model_copy(update={"model": model})
@@ -75,12 +77,14 @@ def _starting_point(config: FinetuneSamConfig) -> tuple[Sam, FinetuneSamConfig]:
 def _plan(config: FinetuneSamConfig) -> tuple[Literal["decoder", "all"], Schedule]:
     """What learns, how fast and how long, where the configuration leaves that open.
 
-    A random encoder has to learn, and takes longer. A trained one is left alone, or moves slowly:
+    A random encoder has to learn, and takes longer; one that has seen procedural pictures alone
+    still has to learn what photographs are like. Any other is left alone, or moves slowly:
     over-training makes SAM deaf to its prompts (SAM-Med2D #25: 15 epochs good, 100 bad).
     """
     random = config.weights == "none"
-    learns = config.train or ("all" if random else "decoder")
-    rate = 2e-3 if random else {"decoder": 1e-4, "all": 1e-5}[learns]
+    procedural = config.weights == STARTER or is_run_of(Path(config.weights), PRETRAIN)
+    learns = config.train or ("all" if random or procedural else "decoder")
+    rate = 2e-3 if random else 5e-4 if procedural else {"decoder": 1e-4, "all": 1e-5}[learns]
     epochs = config.epochs or (40 if random else 15)
     return learns, Schedule(
         epochs=epochs,

@@ -43,6 +43,7 @@ class Architecture:
         dense_boxes: whether boxes are also shown filled; see ``DenseBoxPromptEncoder``.
         zoom: side of the window that is encoded for each box, in longer sides of the box; None
             encodes the whole image once for all boxes, as SAM does.
+        relative_positions: whether attention also adds what it learnt about distances.
     """
 
     image_size: int
@@ -56,6 +57,7 @@ class Architecture:
     decoder_mlp: int
     dense_boxes: bool = False
     zoom: float | None = None
+    relative_positions: bool = True
 
     @property
     def grid(self) -> int:
@@ -68,19 +70,21 @@ def _official(width: int, depth: int, heads: int, global_blocks: tuple[int, ...]
 
 
 ARCHITECTURES: dict[ArchitectureName, Architecture] = {
-    # A window around the box always shows the defect at one size, so a small input is enough.
+    # A window around the box always shows the defect at one size, so a small input is enough, and
+    # absolute positions say it all: relative ones would take a third of the time.
     "nano": Architecture(
         image_size=128,
         patch_size=8,
         width=128,
-        depth=4,
+        depth=6,
         heads=4,
-        global_blocks=(0, 1, 2, 3),
+        global_blocks=(0, 1, 2, 3, 4, 5),
         window=0,
         prompt_width=128,
         decoder_mlp=512,
         dense_boxes=True,
-        zoom=2.0,
+        zoom=1.5,
+        relative_positions=False,
     ),
     "vit_b": _official(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": _official(1024, 24, 16, (5, 11, 17, 23)),
@@ -142,7 +146,7 @@ def _build(a: Architecture) -> Sam:
             num_heads=a.heads,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             out_chans=a.prompt_width,
-            use_rel_pos=True,
+            use_rel_pos=a.relative_positions,
             global_attn_indexes=a.global_blocks,
             window_size=a.window,
         ),

@@ -36,6 +36,7 @@ class SamTask:
         *,
         learns: str,
         batch: int,
+        repeat: int = 1,
         jitter: float,
         seed: int,
         workers: int,
@@ -49,6 +50,7 @@ class SamTask:
             val: prompts with masks to choose the best epoch by.
             learns: "decoder" (the mask decoder alone) or "all".
             batch: prompts per step.
+            repeat: times each prompt counts in an epoch.
             jitter: standard deviation of the noise on training boxes, as a share of the side.
             seed: everything random derives from it.
             workers: threads that make batches.
@@ -70,6 +72,7 @@ class SamTask:
             cells=self._cells,
             zoom=zoom,
             batch=batch,
+            repeat=repeat,
             jitter=jitter,
             augment=learns == "all",
             seed=seed,
@@ -83,11 +86,7 @@ class SamTask:
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of SAM on one decoder call for the whole batch."""
-        device = self.model.device
-        embeddings = self._embed(batch)[batch.owner.to(device)]
-        logits, estimates = decode(self.model, embeddings, batch.boxes.to(device))
-        logits = enlarge(logits, self._cells)
-        return sam_losses(logits, estimates, batch.targets.to(device), batch.inside.to(device))
+        return batch_losses(self.model, self._embed(batch), batch)
 
     def validate(self) -> dict[str, float]:
         """Mean IoU over the val instances, from exact boxes, in pixels of the images."""
@@ -133,6 +132,14 @@ class SamTask:
             for view, embedding in zip(views, self._embed_views(image, views), strict=True):
                 kept[image.file_name, view] = embedding.half().cpu()
         return kept
+
+
+def batch_losses(sam: Sam, embeddings: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The losses of SAM on a batch whose views have these embeddings; see ``sam_losses``."""
+    device = sam.device
+    logits, estimates = decode(sam, embeddings[batch.owner.to(device)], batch.boxes.to(device))
+    targets, inside = batch.targets.to(device), batch.inside.to(device)
+    return sam_losses(enlarge(logits, targets.shape[-1]), estimates, targets, inside)
 
 
 def loss_cells(sam: Sam) -> int:

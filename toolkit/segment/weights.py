@@ -27,27 +27,33 @@ from converters.errors import InputError
 from converters.files import read_json
 from toolkit.runs import RunFolder
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam
+from toolkit.starter import STARTER, read_packed, starter_path
 
 COMMAND = "finetune sam"
+PRETRAIN = "pretrain sam"
 
 _POSITIONS = "image_encoder.pos_embed"
 
 
-def load_sam(source: Path) -> tuple[Sam, ArchitectureName]:
+def load_sam(weights: str | Path) -> tuple[Sam, ArchitectureName]:
     """Build the SAM that a file or a run holds.
 
     Args:
-        source: run folder of ``finetune sam``, or a file in the official format: the pickled
-            state_dict that segment-anything publishes (``sam_vit_b_01ec64.pth``).
+        weights: "starter", a run folder of ``finetune sam`` or ``pretrain sam``, or a file in the
+            official format: the pickled state_dict that segment-anything publishes
+            (``sam_vit_b_01ec64.pth``).
 
     Raises:
         InputError: there is no such thing, it is damaged, or it is not a SAM of a known
             architecture.
     """
+    if weights == STARTER:
+        return _load_starter(starter_path("sam_nano"))
+    source = Path(weights)
     if not source.exists():
         raise InputError(
             f"{source}: no such weights: give an official file (sam_vit_b_01ec64.pth), "
-            "a run folder of `toolkit finetune sam`, or none"
+            "a run folder of `toolkit finetune sam`, starter, or none"
         )
     if source.is_dir():
         return _load_run(source)
@@ -55,8 +61,16 @@ def load_sam(source: Path) -> tuple[Sam, ArchitectureName]:
     return _fill(source, _recognise(source, state), state)
 
 
+def _load_starter(path: Path) -> tuple[Sam, ArchitectureName]:
+    state, description = read_packed(path)
+    name = description.get("architecture")
+    if name not in ARCHITECTURES:
+        raise InputError(f"{path}: names no known architecture: install again")
+    return _fill(path, cast(ArchitectureName, name), state)
+
+
 def _load_run(root: Path) -> tuple[Sam, ArchitectureName]:
-    run = RunFolder.open(root, COMMAND)
+    run = RunFolder.open(root, COMMAND, PRETRAIN)
     description = run.checkpoints / "model.json"
     content = read_json(description)
     name = content.get("architecture") if isinstance(content, dict) else None
@@ -77,7 +91,7 @@ def _read_pickle(path: Path) -> Mapping[str, Tensor]:
         raise InputError(
             f"{path}: is damaged, or holds more than tensors: give an official SAM file"
         ) from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # bytes that are no pickle make an unpickler raise nearly anything
         raise InputError(f"{path}: is damaged or no PyTorch file: download it again") from error
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path}: is not a state_dict: give an official SAM file")

@@ -30,6 +30,18 @@ _SUBPIXEL_BITS = 4
 
 
 @dataclass(frozen=True)
+class Lead:
+    """A wire or pin of a part."""
+
+    path: Points
+    """Nx2, from where it leaves the part to its free end."""
+    width: float
+    """Pixels."""
+    colour: tuple[float, float, float]
+    """RGB in [0, 1]."""
+
+
+@dataclass(frozen=True)
 class Surface:
     """A flawless product before the camera sees it, and what a defect needs to know about it."""
 
@@ -43,6 +55,10 @@ class Surface:
     """HxW coverage of the part in [0, 1]; None where the material fills the picture."""
     ground_is_product: bool = False
     """Whether the ground around the part belongs to the product and can be damaged too."""
+    leads: tuple[Lead, ...] = ()
+    """Wires and pins of the part that can be bent."""
+    shadow: FloatImage | None = None
+    """HxW: the share of light that the part's shadow leaves on `beneath`; None without one."""
 
     @property
     def size(self) -> Size:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from toolkit.synth.canvas import (
     FloatImage,
+    Lead,
     Size,
     Surface,
     Window,
@@ -53,12 +54,16 @@ def board(product: Generator, rng: Generator, size: Size) -> Surface:
     middle = np.array([size[1], size[0]]) / 2 + rng.normal(0, 5 * unit, 2)
     ground = layout.draw(rng, size, middle)
     cast, coverage = _placed(component, size, middle, turn)
+    leads = _placed_leads(component, size, middle, turn)
     shadow = blurred(shifted(coverage, -4 * unit * light[0], -4 * unit * light[1]), 2.5 * unit)
-    ground *= rgb(1 - np.float32(0.5) * shadow)
+    shade = 1 - np.float32(0.5) * shadow
+    ground *= rgb(shade)
     sheen = 1 + np.float32(0.10) * smooth(rng, size, (90 * unit, 40 * unit))
     sheen += np.float32(0.04) * white(rng, size)
     image = ground * rgb(1 - coverage) + cast * rgb(sheen)
-    return Surface(image, ground, light, part=coverage, ground_is_product=True)
+    return Surface(
+        image, ground, light, part=coverage, ground_is_product=True, leads=leads, shadow=shade
+    )
 
 
 def turned_disc(product: Generator, rng: Generator, size: Size) -> Surface:
@@ -92,9 +97,10 @@ def turned_disc(product: Generator, rng: Generator, size: Size) -> Surface:
 
     ground = tinted(1 + np.float32(0.10) * fractal(rng, size, 9 * unit, 4, 0.7), belt)
     shadow = blurred(shifted(coverage, -3 * unit * light[0], -3 * unit * light[1]), 3 * unit)
-    ground *= rgb(1 - np.float32(0.55) * shadow)
+    shade = 1 - np.float32(0.55) * shadow
+    ground *= rgb(shade)
     image = mix(ground, tinted(tone, metal), coverage)
-    return Surface(image, ground, light, part=coverage)
+    return Surface(image, ground, light, part=coverage, shadow=shade)
 
 
 def _along_radius(marks: FloatImage, position: FloatImage) -> FloatImage:
@@ -179,6 +185,8 @@ class Component:
     """HxWx4: RGB times coverage, and coverage."""
     scale: float
     """Pixels per design unit."""
+    leads: tuple[Lead, ...] = ()
+    """In design units."""
 
 
 def _chip(product: Generator, scale: float) -> Component:
@@ -195,6 +203,7 @@ def _chip(product: Generator, scale: float) -> Component:
             reach = 95 + side * (height / 2 + 15)
             picture.box(x, (95 + reach) / 2, lead, abs(reach - 95), (0.74, 0.74, 0.75))
             picture.box(x, reach - side * 3, lead, 6, (0.52, 0.52, 0.54))
+            picture.lead([(x, 95 + side * height / 2), (x, reach)], lead, (0.74, 0.74, 0.75))
     picture.box(95, 95, width, height, tuple(body * np.float32(0.72)))
     picture.box(95, 94, width - 4, height - 5, tuple(body))
     picture.box(95, 95 - height / 2 + 2, width - 5, 1.6, tuple(mixed(body, 0.7, 0.25)))
@@ -224,6 +233,7 @@ def _transistor(product: Generator, scale: float) -> Component:
         ]
         picture.path(path, 6.5, (0.42, 0.42, 0.44))
         picture.path([(at - 1.0, y) for at, y in path], 3.6, tin)
+        picture.lead([(x, top + height), *path[1:]], 6.5, tin)
     picture.box(95, top + height / 2, width, height, tuple(body * np.float32(0.7)))
     picture.box(95, top + height / 2 - 1, width - 5, height - 6, tuple(body))
     shine = product.uniform(-0.35, 0.35) * width
@@ -256,6 +266,19 @@ def _placed(
     return np.ascontiguousarray(layers[..., :3]), np.ascontiguousarray(layers[..., 3])
 
 
+def _placed_leads(
+    part: Component, size: Size, middle: NDArray[np.float64], turn: float
+) -> tuple[Lead, ...]:
+    """The leads of `part` in the picture, as `_placed` puts them."""
+    unit = unit_of(size)
+    turned = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    centre = np.array([part.image.shape[1], part.image.shape[0]]) / (2 * part.scale)
+    return tuple(
+        Lead(middle + unit * (lead.path - centre) @ turned, unit * lead.width, lead.colour)
+        for lead in part.leads
+    )
+
+
 class _Drawing:
     """Shapes in design units, drawn over one another on a transparent picture."""
 
@@ -263,6 +286,7 @@ class _Drawing:
         self.scale = scale
         self.canvas = np.zeros((int(height * scale), int(width * scale), 3), np.uint8)
         self.coverage = np.zeros(self.canvas.shape[:2], np.uint8)
+        self.leads: list[Lead] = []
 
     def box(
         self, x: float, y: float, width: float, height: float, colour: tuple[float, ...]
@@ -283,6 +307,12 @@ class _Drawing:
         cv2.polylines(self.canvas, [line], False, _bytes(colour), thickness, cv2.LINE_AA)
         cv2.polylines(self.coverage, [line], False, 255, thickness, cv2.LINE_AA)
 
+    def lead(
+        self, points: list[tuple[float, float]], width: float, colour: tuple[float, float, float]
+    ) -> None:
+        """Notes a lead that is drawn already, so that it can be bent later."""
+        self.leads.append(Lead(np.array(points), width, colour))
+
     def text(self, text: str, x: float, y: float, colour: tuple[float, ...], height: float) -> None:
         scale = height * self.scale / 22
         at = (round(x * self.scale), round(y * self.scale))
@@ -301,7 +331,8 @@ class _Drawing:
         layers = [
             cv2.multiply(layer, self.coverage, scale=1 / 255) for layer in cv2.split(self.canvas)
         ]
-        return Component(np.asarray(cv2.merge([*layers, self.coverage]), np.uint8), self.scale)
+        image = np.asarray(cv2.merge([*layers, self.coverage]), np.uint8)
+        return Component(image, self.scale, tuple(self.leads))
 
 
 def _bytes(colour: Colour | tuple[float, ...]) -> tuple[int, ...]:

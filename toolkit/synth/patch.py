@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -37,6 +38,12 @@ class Patch:
         """The surface covered by `look` (HxWx3); `opacity` (0 to 1) fades it, not its mask."""
         weight = np.asarray(coverage * opacity, np.float32)
         return cls(window, coverage, mix(surface.image[window.area], look, weight))
+
+    def faded(self, surface: Surface, strength: float) -> Patch:
+        """The same defect with only `strength` (0 to 1) of its change of the pixels."""
+        below = surface.image[self.window.area]
+        pixels = below + np.float32(strength) * (self.pixels - below)
+        return replace(self, pixels=np.asarray(pixels, np.float32))
 
     @property
     def mask(self) -> Mask:
@@ -97,8 +104,45 @@ def find_edge(rng: Generator, surface: Surface) -> Site:
         inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
     )
     rows, columns = np.nonzero(edge)
+    if not len(rows):
+        return find_site(rng, surface)
     index = int(rng.integers(len(rows)))
     return Site(columns[index] + 0.5, rows[index] + 0.5, surface.part)
+
+
+@dataclass(frozen=True)
+class Border:
+    """A place where the material ends, and the direction (radians) into it."""
+
+    site: Site
+    heading: float
+
+
+def find_border(rng: Generator, surface: Surface) -> Border:
+    """A random place on the outline of the part, or on the edge of a picture that has none."""
+    if surface.part is not None:
+        site = find_edge(rng, surface)
+        return Border(site, _inwards(rng, surface.part, site, 9 * surface.unit))
+    height, width = surface.size
+    along = rng.uniform(0, 2 * (height + width))
+    if along < 2 * width:
+        x, y, heading = along % width, height * (along // width), math.pi / 2
+    else:
+        along -= 2 * width
+        x, y, heading = width * (along // height), along % height, 0.0
+    inward = heading if min(x, y) == 0 else heading + math.pi
+    return Border(Site(x, y, None), inward + rng.normal(0, 0.25))
+
+
+def _inwards(rng: Generator, part: FloatImage, site: Site, reach: float) -> float:
+    """The direction from `site` to where most of the part near it lies."""
+    window = Window.around(np.array([[site.x, site.y]]), max(reach, 3), part.shape)
+    near = part[window.area]
+    dx, dy = window.offsets(site.x, site.y)
+    x, y = float((dx * near).mean()), float((dy * near).mean())
+    if math.hypot(x, y) < 1e-3:
+        return rng.uniform(0, 2 * math.pi)
+    return math.atan2(y, x) + rng.normal(0, 0.25)
 
 
 def contrasting(rng: Generator, below: FloatImage, amount: float, hue: float = 0.03) -> FloatImage:

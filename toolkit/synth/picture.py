@@ -18,6 +18,8 @@ from toolkit.synth.registry import DEFECTS, SURFACES
 
 SMALLEST_SIDE = 32
 """Pixels: on smaller pictures lines and spots would fill the surface."""
+FAINTEST_VISIBILITY = 0.35
+"""The least of `Patch.visibility` that a faded defect keeps: a meter finds it, people may not."""
 _ATTEMPTS = 12
 _Entry = TypeVar("_Entry")
 
@@ -86,12 +88,19 @@ def shoot(
     return Sample(image, surface, tuple(instances))
 
 
-def damage(rng: Generator, surface: Surface, kind: str) -> tuple[Surface, Mask]:
+def damage(
+    rng: Generator, surface: Surface, kind: str, *, strength: float = 1.0
+) -> tuple[Surface, Mask]:
     """`surface` with one more defect on it, and the defect's mask (HxW, never empty).
 
     A pixel is in the mask where the defect covers half of it or more. A draw that nobody could see
     (stain on a surface of its own colour, a dent out of the picture) is drawn again.
+
+    `strength` (above 0, at most 1) fades the defect and leaves its mask; it fades no further than
+    `FAINTEST_VISIBILITY`.
     """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength {strength}: must be above 0 and at most 1")
     draw = lookup(DEFECTS, kind, "defect")
     best, found = None, -1.0
     for _ in range(_ATTEMPTS):
@@ -103,7 +112,8 @@ def damage(rng: Generator, surface: Surface, kind: str) -> tuple[Surface, Mask]:
             break
     if best is None or found <= 0:
         raise RuntimeError(f"{kind} left no mark on the surface in {_ATTEMPTS} attempts")
-    return _applied(surface, best)
+    strength = min(1.0, max(strength, FAINTEST_VISIBILITY / found))
+    return _applied(surface, best if strength == 1 else best.faded(surface, strength))
 
 
 def _applied(surface: Surface, patch: Patch) -> tuple[Surface, Mask]:

@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from toolkit.config import FinetuneYoloConfig, build
+from toolkit.detect import recipe
 from toolkit.detect.recipe import training_arguments
+from toolkit.detect.weights import Origin
 
 CPU = torch.device("cpu")
 
 
-def _arguments(random_weights: bool, **options: Any) -> dict[str, Any]:
+def _arguments(origin: Origin, **options: Any) -> dict[str, Any]:
     config = FinetuneYoloConfig(data=Path("data"), out=Path("run"), **options)
-    return training_arguments(config, random_weights=random_weights, images=100, device=CPU)
+    return training_arguments(config, origin=origin, images=100, device=CPU)
 
 
 def test_fine_tuning_follows_the_recipe_for_box_only_data() -> None:
-    arguments = _arguments(random_weights=False)
+    arguments = _arguments("photographs")
 
     assert (arguments["optimizer"], arguments["lr0"]) == ("SGD", 1e-3)
     assert (arguments["epochs"], arguments["close_mosaic"]) == (40, 30)
@@ -28,14 +30,14 @@ def test_fine_tuning_follows_the_recipe_for_box_only_data() -> None:
 
 
 def test_random_weights_learn_with_adamw_and_mosaic() -> None:
-    arguments = _arguments(random_weights=True)
+    arguments = _arguments("random")
 
     assert (arguments["optimizer"], arguments["lr0"]) == ("AdamW", 2e-3)
     assert arguments["close_mosaic"] == 10
 
 
 def test_what_the_user_gives_wins() -> None:
-    arguments = _arguments(True, optimizer="SGD", learning_rate=0.5, close_mosaic=0)
+    arguments = _arguments("random", optimizer="SGD", learning_rate=0.5, close_mosaic=0)
 
     assert (arguments["optimizer"], arguments["lr0"]) == ("SGD", 0.5)
     assert arguments["close_mosaic"] == 0
@@ -43,19 +45,31 @@ def test_what_the_user_gives_wins() -> None:
 
 def test_a_batch_is_one_step() -> None:
     # ultralytics adds up gradients to 64 pictures and scales weight decay, unless nbs is the batch
-    assert _arguments(True, batch=8)["nbs"] == 8
+    assert _arguments("random", batch=8)["nbs"] == 8
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 0), (4, 2), (40, 28), (1000, 100)])
 def test_warmup_is_a_tenth_of_the_steps_and_at_most_a_hundred(epochs: int, steps: int) -> None:
-    arguments = _arguments(True, epochs=epochs)
+    arguments = _arguments("random", epochs=epochs)
 
     per_epoch = 7  # 100 pictures in batches of 16
     assert arguments["warmup_epochs"] * per_epoch == pytest.approx(steps)
 
 
-def test_training_on_a_cpu_is_in_full_precision() -> None:
-    assert _arguments(True)["amp"] is False
+def test_starters_learn_like_random_weights_at_half_the_rate() -> None:
+    arguments = _arguments("procedural")
+
+    assert (arguments["optimizer"], arguments["lr0"]) == ("AdamW", 1e-3)
+    assert arguments["close_mosaic"] == 10
+
+
+@pytest.mark.parametrize(("native", "amp"), [(True, "bf16"), (False, False)])
+def test_precision_is_mixed_only_where_the_processor_is_made_for_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool, amp: str | bool
+) -> None:
+    monkeypatch.setattr(recipe, "has_bfloat16", lambda device: native)
+
+    assert _arguments("random")["amp"] == amp
 
 
 @pytest.mark.parametrize("name", ["yolo.yaml", "yolo_none_cpu.yaml"])

@@ -78,10 +78,13 @@ def test_weighting_an_image_equals_repeating_it(make_scene: MakeScene) -> None:
     weights = draws[None].astype(np.int16)
     ones = np.ones((1, draws.sum()), np.int16)
     for measure in (verdicts.accuracy, verdicts.balanced_accuracy, verdicts.macro_f1):
-        weighted = measure(verdicts.confusion(images, 0.5, weights))
-        assert weighted == pytest.approx(measure(verdicts.confusion(repeated, 0.5, ones)))
+        once, copied = (
+            verdicts.confusion(scores.truth, scores.verdicts(0.5), len(images.labels), rows)
+            for scores, rows in ((images, weights), (repeated, ones))
+        )
+        assert measure(once) == pytest.approx(measure(copied))
     expected = sklearn.roc_auc_score(repeated.truth > 0, repeated.score)
-    assert verdicts.auroc(images, weights)[0] == pytest.approx(expected)
+    assert verdicts.auroc(images.truth, images.score, weights)[0] == pytest.approx(expected)
 
 
 def test_an_image_is_of_the_category_that_covers_most(tmp_path: Path) -> None:
@@ -94,8 +97,9 @@ def test_an_image_is_of_the_category_that_covers_most(tmp_path: Path) -> None:
         Image("b", tmp_path, 9, 9, together[:2], id=2),
         Image("c", tmp_path, 9, 9, (), id=3),
     )
-    labels = verdicts.true_labels(Dataset("d", ("dent", "hole"), images))
-    assert labels == ["dent", "hole", "good"]
+    dataset = Dataset("d", ("dent", "hole"), images)
+    assert dataset.image_labels() == ["dent", "hole", "good"]
+    assert verdicts.true_labels(dataset).tolist() == [1, 2, 0]
 
 
 def test_always_saying_good_stands_beside_accuracy(make_scene: MakeScene) -> None:

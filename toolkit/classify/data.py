@@ -1,0 +1,150 @@
+"""Pictures at the network's size, their labels, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from converters.dataset import Dataset
+from toolkit.classify.augment import draw_light, move
+from toolkit.console import track
+from toolkit.images import RgbImage, read_image
+
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+"""Mean and deviation of ImageNet's red, green and blue, which torchvision's weights expect."""
+
+Labels: TypeAlias = npt.NDArray[np.int64]
+"""Shape (pictures,): index of each picture's class."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of a split, ready for the network.
+
+    Attributes:
+        pixels: uint8, shape (n, side, side, 3), RGB, letterboxed.
+        labels: index into the classes, shape (n,).
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one step.
+
+    Attributes:
+        pixels: uint8, shape (b, side, side, 3), RGB.
+        contrast, brightness: of each picture, float32, shape (b,), as of ``augment.draw_light``.
+        labels: int64, shape (b,).
+    """
+
+    pixels: Tensor
+    contrast: Tensor
+    brightness: Tensor
+    labels: Tensor
+
+
+def letterbox(image: RgbImage, side: int) -> RgbImage:
+    """Fit a picture of any shape into a square, padded evenly with ImageNet's mean colour.
+
+    Squashed to a square, a thin defect would change its direction and its width; padding keeps it,
+    and the mean colour is what the network takes for nothing: zero, after normalisation.
+    """
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    h, w = max(1, round(height * scale)), max(1, round(width * scale))
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    square = np.empty((side, side, 3), dtype=np.uint8)
+    square[:] = np.round(np.multiply(MEAN, 255))
+    top, left = (side - h) // 2, (side - w) // 2
+    square[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=smooth)
+    return square
+
+
+def read_pictures(
+    dataset: Dataset, classes: Sequence[str], side: int, *, workers: int, name: str
+) -> Pictures:
+    """Decode every picture once and keep it at the network's size: 3 x side² bytes each.
+
+    Args:
+        dataset: one split, with one picture at least.
+        classes: "good", then the categories.
+        side: of the square, in pixels.
+        workers: threads that decode.
+        name: of the split, for the progress bar.
+
+    Raises:
+        InputError: a picture cannot be read.
+    """
+    paths = [image.path for image in dataset.images]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        read = pool.map(lambda path: letterbox(read_image(path), side), paths)
+        pixels = np.stack(list(track(read, f"reading {name}", total=len(paths))))
+    labels = [classes.index(label) for label in dataset.image_labels()]
+    return Pictures(pixels, np.array(labels, dtype=np.int64))
+
+
+def to_input(pixels: Tensor) -> Tensor:
+    """Pixels of 0 to 255, shape (n, height, width, 3), as the network takes them.
+
+    Returns:
+        float32, shape (n, 3, height, width), normalised.
+    """
+    mean = torch.tensor(MEAN, device=pixels.device)
+    deviation = torch.tensor(DEVIATION, device=pixels.device)
+    return ((pixels.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
+
+
+class Sampler:
+    """Training batches, the same ones for the same seed, epoch and step."""
+
+    def __init__(
+        self, pictures: Pictures, *, batch: int, repeat: int, augment: bool, seed: int
+    ) -> None:
+        """Describe the batches.
+
+        Args:
+            pictures: of train.
+            batch: pictures per step.
+            repeat: times that an epoch shows each picture.
+            augment: whether pictures are changed at random.
+            seed: everything random derives from it, the epoch and the step.
+        """
+        self._pictures = pictures
+        self._repeat, self._augment, self._seed = repeat, augment, seed
+        shown = len(pictures.labels) * repeat
+        # Batch norm cannot learn from one picture: rather one batch fewer, each a picture larger.
+        self.steps = max(1, min(-(-shown // batch), shown // 2))
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """All pictures ``repeat`` times, in ``steps`` batches of equal sizes, give or take one."""
+        rng = np.random.default_rng([self._seed, epoch])
+        count = len(self._pictures.labels)
+        order = np.concatenate([rng.permutation(count) for _ in range(self._repeat)])
+        for step, chosen in enumerate(np.array_split(order, self.steps)):
+            # Plus one, because a seed of [s, e, 0] is the same as one of [s, e].
+            yield self._make(chosen, np.random.default_rng([self._seed, epoch, step + 1]))
+
+    def _make(self, chosen: Labels, rng: np.random.Generator) -> Batch:
+        pixels = self._pictures.pixels[chosen]
+        light = np.tile(np.array([1, 0], dtype=np.float32), (len(chosen), 1))
+        if self._augment:
+            pixels = np.stack([move(picture, rng) for picture in pixels])
+            light = np.array([draw_light(rng) for _ in chosen], dtype=np.float32)
+        return Batch(
+            pixels=torch.from_numpy(pixels),
+            contrast=torch.from_numpy(light[:, 0].copy()),
+            brightness=torch.from_numpy(light[:, 1].copy()),
+            labels=torch.from_numpy(self._pictures.labels[chosen]),
+        )

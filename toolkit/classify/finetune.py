@@ -1,0 +1,169 @@
+"""`toolkit finetune classifier`: from a dataset folder to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torchvision.models import ResNet
+
+from converters.dataset import GOOD, Dataset
+from converters.errors import InputError
+from converters.folder import DatasetFolder
+from toolkit.classify.classifier import Classifier
+from toolkit.classify.data import Pictures, Sampler, read_pictures
+from toolkit.classify.model import build_resnet
+from toolkit.classify.task import ClassifierTask, balance
+from toolkit.classify.weights import COMMAND, PRETRAIN, load_backbone
+from toolkit.config import FinetuneClassifierConfig
+from toolkit.console import note
+from toolkit.devices import resolve_device
+from toolkit.predictions import ImageProbabilities, PredictionCard, write_probabilities
+from toolkit.runs import RunFolder, is_run_of
+from toolkit.starter import STARTER
+from toolkit.training import Schedule, check_resumable, fit
+
+FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume")
+
+
+def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
+    """Fine-tune a ResNet to say "good" or which defect, and predict val and test.
+
+    A picture with several kinds of defect is of the one that covers most of it.
+
+    Returns:
+        the run: ``checkpoints/best.safetensors`` is the model of the epoch with the best val
+        score, ``predictions/`` its probabilities.
+
+    Raises:
+        InputError: there is nothing to tell apart in train, val or test has a class that train
+            lacks, a picture or the weights cannot be used, the device is not there, or the run
+            folder is taken.
+    """
+    device = resolve_device(config.device)
+    folder = DatasetFolder.open(config.data, config.fold)
+    datasets = _read_splits(folder)
+    classes = (GOOD, *datasets["train"].categories)
+    model, config = _starting_point(config, classes)
+    schedule = _plan(config)
+    pictures = {
+        split: read_pictures(
+            dataset, classes, config.image_size, workers=config.workers, name=split
+        )
+        for split, dataset in datasets.items()
+    }
+    run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
+    check_resumable(run, COMMAND, config, FREE_ON_RESUME)
+    run.write_model(
+        {
+            "architecture": config.model,
+            "classes": list(classes),
+            "image_size": config.image_size,
+        }
+    )
+    task = _task(config, model.to(device), pictures["train"], pictures["val"])
+    progress = fit(task, schedule, run, resume=config.resume)
+    note(f"best: epoch {progress.best_epoch}, val score {progress.best_score:.4f}")
+    _predict(run, datasets, pictures, config.device)
+    return run
+
+
+def _read_splits(folder: DatasetFolder) -> dict[str, Dataset]:
+    """The splits that have pictures, checked to be learnable."""
+    datasets = {split: folder.read(split) for split in ("train", "val")}
+    if "test" in folder.splits():
+        datasets["test"] = folder.read("test")
+    for split in ("train", "val"):
+        if not datasets[split].images:
+            raise InputError(
+                f"{folder.annotations(split)}: has no pictures: convert with a split that has some"
+            )
+    datasets = {split: dataset for split, dataset in datasets.items() if dataset.images}
+    known = set(datasets["train"].image_labels())
+    if len(known) == 1:
+        raise InputError(
+            f"{folder.annotations('train')}: all pictures are {next(iter(known))!r}, so there is "
+            "nothing to tell apart: add pictures of another class"
+        )
+    for split, dataset in datasets.items():
+        unknown = sorted(set(dataset.image_labels()) - known)
+        if unknown:
+            raise InputError(
+                f"{folder.annotations(split)}: has pictures of {', '.join(unknown)}, which train "
+                "lacks: split so that train has every class"
+            )
+    return datasets
+
+
+def _starting_point(
+    config: FinetuneClassifierConfig, classes: tuple[str, ...]
+) -> tuple[ResNet, FinetuneClassifierConfig]:
+    """The model to start from, and the configuration with the architecture that it has."""
+    torch.manual_seed(config.seed)
+    if config.weights == "none":
+        return build_resnet(config.model, len(classes)), config
+    asked = config.model if "model" in config.model_fields_set else None
+    model, architecture = load_backbone(config.weights, asked, classes)
+    return model, config.model_copy(update={"model": architecture})
+
+
+def _plan(config: FinetuneClassifierConfig) -> Schedule:
+    """How fast and how long to learn, where the configuration leaves that open.
+
+    Weights that have seen procedural pictures alone have more to learn than those of ImageNet.
+    """
+    random = config.weights == "none"
+    procedural = config.weights == STARTER or is_run_of(Path(config.weights), PRETRAIN)
+    whole = 1e-3 if random else 3e-4 if procedural else 1e-4
+    rate = {"all": whole, "layer4": 3e-4, "head": 1e-3}[config.train]
+    epochs = config.epochs or (80 if random else 30)
+    return Schedule(
+        epochs=epochs,
+        learning_rate=config.learning_rate or rate,
+        weight_decay=config.weight_decay,
+        patience=config.patience or max(10, epochs // 3),
+        score="val_score",
+        seed=config.seed,
+    )
+
+
+def _task(
+    config: FinetuneClassifierConfig,
+    model: ResNet,
+    train: Pictures,
+    val: Pictures,
+) -> ClassifierTask:
+    sampler = Sampler(
+        train, batch=config.batch, repeat=config.repeat, augment=config.augment, seed=config.seed
+    )
+    weights = balance(train.labels, model.fc.out_features) if config.class_weights else None
+    return ClassifierTask(
+        model,
+        train,
+        val,
+        sampler,
+        learns=config.train,
+        class_weights=weights,
+        label_smoothing=config.label_smoothing,
+    )
+
+
+def _predict(
+    run: RunFolder, datasets: Mapping[str, Dataset], pictures: Mapping[str, Pictures], device: str
+) -> None:
+    """Classify val and test with the best checkpoint."""
+    classifier = Classifier.load(run.root, device)
+    probabilities = {
+        split: ImageProbabilities(
+            classifier.classes,
+            tuple(image.file_name for image in dataset.images),
+            classifier.classify_squares(pictures[split].pixels),
+        )
+        for split, dataset in datasets.items()
+        if split != "train"
+    }
+    card = PredictionCard(
+        boxes="none", masks=False, classifier=f"{classifier.architecture} {classifier.image_size}"
+    )
+    write_probabilities(run.predictions, probabilities, card)

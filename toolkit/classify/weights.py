@@ -1,0 +1,194 @@
+"""Weights of the classifier on disk: random, torchvision's own files, or a run of ours.
+
+Checkpoints of ours hold torchvision's parameter names, so that a run opens in plain torchvision::
+
+    from safetensors.torch import load_file
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=3)
+    model.load_state_dict(load_file("RUN/checkpoints/best.safetensors"))
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import ResNet
+
+from converters.errors import InputError
+from converters.files import read_json
+from toolkit.classify.model import ARCHITECTURES, Architecture, build_resnet
+from toolkit.runs import RunFolder
+from toolkit.starter import STARTER, starter_path
+
+COMMAND = "finetune classifier"
+PRETRAIN = "pretrain classifier"
+
+_BLOCKS: dict[tuple[bool, int], Architecture] = {
+    (False, 2): "resnet18",
+    (False, 6): "resnet34",
+    (True, 6): "resnet50",
+}
+"""Architecture by whether its blocks are bottlenecks, and by how many there are in layer 3."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``checkpoints/model.json`` says.
+
+    Attributes:
+        architecture: of the network.
+        classes: of its outputs, "good" first.
+        image_size: side of the square that it sees, in pixels.
+    """
+
+    architecture: Architecture
+    classes: tuple[str, ...]
+    image_size: int
+
+
+def load_backbone(
+    source: str, architecture: Architecture | None, classes: Sequence[str]
+) -> tuple[ResNet, Architecture]:
+    """The network to start from: its head is random unless the source has these very classes.
+
+    Args:
+        source: "starter", a run folder of ``finetune classifier`` or ``pretrain classifier``, a
+            ``.safetensors`` file with torchvision's parameter names, or a state_dict that
+            torchvision publishes.
+        architecture: what it has to be; None takes what it is.
+        classes: what the head shall tell apart, "good" first.
+
+    Raises:
+        InputError: there is no such thing, it is damaged, or it is not a ResNet of a known depth,
+            or of another one than asked for.
+    """
+    path, same_head = _resolve(source, classes)
+    state = _read_state(path)
+    found = _recognise(path, state)
+    if architecture is not None and found != architecture:
+        raise InputError(f"{source}: is {found}, not {architecture}: leave model out")
+    model = build_resnet(found, len(classes))
+    if not same_head:
+        head = {name: t for name, t in model.state_dict().items() if name.startswith("fc.")}
+        state = {name: t for name, t in state.items() if not name.startswith("fc.")} | head
+    _fill(path, found, model, state)
+    return model, found
+
+
+def load_run(root: Path) -> tuple[ResNet, Description]:
+    """The best network of a run, and what it is.
+
+    Raises:
+        InputError: it is no finished run of ``finetune classifier``, or it is damaged.
+    """
+    run = RunFolder.open(root, COMMAND)
+    description = _read_description(run)
+    path = run.checkpoints / "best.safetensors"
+    model = build_resnet(description.architecture, len(description.classes))
+    _fill(path, description.architecture, model, _read_state(path))
+    return model, description
+
+
+def _resolve(source: str, classes: Sequence[str]) -> tuple[Path, bool]:
+    """The file that a source means, and whether its head tells these very classes apart."""
+    if source == STARTER:
+        return starter_path("resnet18"), False
+    path = Path(source)
+    if not path.exists():
+        raise InputError(
+            f"{source}: no such weights: give an official file (resnet18-f37072fd.pth), a "
+            ".safetensors file, a run folder of `toolkit finetune classifier`, starter, or none"
+        )
+    if path.is_dir():
+        run = RunFolder.open(path, COMMAND, PRETRAIN)
+        same_head = _read_description(run).classes == tuple(classes)
+        return run.checkpoints / "best.safetensors", same_head
+    return path, False
+
+
+def _read_description(run: RunFolder) -> Description:
+    path = run.checkpoints / "model.json"
+    content = read_json(path)
+    try:
+        description = Description(
+            content["architecture"], tuple(content["classes"]), int(content["image_size"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: does not describe a classifier: fine-tune again") from error
+    if description.architecture not in ARCHITECTURES:
+        raise InputError(f"{path}: names no known architecture: fine-tune again")
+    return description
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    """Parameters by torchvision's names."""
+    if path.suffix != ".safetensors":
+        return _read_pickle(path)
+    try:
+        state: Mapping[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: is damaged or no safetensors file: get a whole one") from error
+    return state
+
+
+def _read_pickle(path: Path) -> Mapping[str, Tensor]:
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: is damaged, or holds more than tensors: give a file of torchvision"
+        ) from error
+    except Exception as error:  # bytes that are no pickle make an unpickler raise nearly anything
+        raise InputError(f"{path}: is damaged or no PyTorch file: get a whole one") from error
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise InputError(f"{path}: is not a state_dict: give a file of torchvision")
+    return state
+
+
+def _recognise(path: Path, state: Mapping[str, Tensor]) -> Architecture:
+    """The architecture whose blocks the file's names count up."""
+    if "layer3.0.conv1.weight" not in state:
+        raise InputError(
+            f"{path}: is not a ResNet (no layer3.0.conv1.weight): give a file of torchvision"
+        )
+    blocks = {name.split(".")[1] for name in state if name.startswith("layer3.")}
+    found = _BLOCKS.get(("layer1.0.conv3.weight" in state, len(blocks)))
+    if found is None:
+        raise InputError(
+            f"{path}: is a ResNet of no known depth ({len(blocks)} blocks in layer3): "
+            f"give one of {', '.join(ARCHITECTURES)}"
+        )
+    return found
+
+
+def _fill(path: Path, name: Architecture, model: ResNet, state: Mapping[str, Tensor]) -> None:
+    """Load a state into its architecture; every name and shape must fit."""
+    expected = model.state_dict()
+    # torchvision's files are older than these counters, which nothing that is used depends on.
+    counters = {k: t for k, t in expected.items() if k.endswith(".num_batches_tracked")}
+    state = {**counters, **state}
+    problems = [f"lacks {key}" for key in expected if key not in state]
+    problems += [f"has unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} is {list(state[key].shape)}, not {list(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    problems += [
+        f"{key} has values that are not finite"
+        for key, tensor in state.items()
+        if key in expected and tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise InputError(f"{path}: looks like {name} but {problems[0]}{more}: get a whole file")
+    model.load_state_dict(state)

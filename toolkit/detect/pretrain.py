@@ -1,0 +1,216 @@
+"""Pretraining YOLO-World v2 on procedural defects without end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import supervision as sv
+import torch
+from safetensors.torch import load_file
+from supervision.metrics import MeanAveragePrecision
+from torch import Tensor
+from torch.nn import functional as F
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import WorldModel
+
+from converters.dataset import Box
+from converters.geometry import region_from_mask
+from toolkit.config import PretrainYoloConfig
+from toolkit.console import note
+from toolkit.detect.data import STRIDE
+from toolkit.detect.detector import Detector
+from toolkit.detect.embeddings import ANCHOR, ClassEmbeddings, anchored_embeddings
+from toolkit.detect.weights import (
+    PRETRAIN,
+    RunModel,
+    StartingPoint,
+    load_starting_point,
+    pack_starter,
+    save_description,
+    set_classes,
+)
+from toolkit.devices import resolve_device
+from toolkit.runs import RunFolder
+from toolkit.synth.picture import Sample
+from toolkit.synth.source import SourceDomain
+from toolkit.synth.streaming import VALIDATION, SynthBatches, load
+from toolkit.training import check_resumable, fit, pretraining_schedule
+
+FREE_ON_RESUME = ("device", "workers", "resume")
+PADDING = 114
+"""Grey level beside pictures that are not square, as ultralytics pads."""
+SCALES = (0.8, 1.0, 1.0, 1.2)
+"""Sizes of the input, as multiples of the image size; one is drawn per batch."""
+
+Batch: TypeAlias = dict[str, Tensor]
+"""As ultralytics' loss takes it: ``img`` (B, 3, S, S) uint8, ``batch_idx`` (n,), ``cls`` (n, 1),
+``bboxes`` (n, 4) as centre, width and height, 0 to 1."""
+
+
+def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
+    """Pretrain YOLO-World v2 to find procedural defects.
+
+    Reads no picture: everything is drawn. The run serves as ``weights`` of ``finetune yolo``;
+    ``checkpoints/starter.safetensors`` is the same model in half precision, ready for packaging.
+
+    Raises:
+        InputError: a kind of defect is unknown, the weights cannot be used, the device is not
+            there, or the run folder is taken.
+    """
+    device = resolve_device(config.device)
+    domain = SourceDomain.of(config.image_size, config.kinds)
+    start = load_starting_point(config.weights, config.scale, config.seed, trust=False)
+    known = anchored_embeddings(domain.kinds, config.seed)
+    classes = known.only((ANCHOR,) if config.classes == "defect" else domain.kinds)
+    run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
+    check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
+    source = f"procedural pictures ({config.steps} steps from {start.source})"
+    save_description(run, start.scale, known, config.image_size, source)
+    set_classes(start.model, classes)
+    start.model.to(device)
+    task = YoloPretraining(start, classes, domain, config)
+    progress = fit(task, pretraining_schedule(config, "val_ap50"), run, resume=config.resume)
+    note(f"best: piece {progress.best_epoch}, val AP50 {progress.best_score:.4f}")
+    best = load_file(run.checkpoints / "best.safetensors")
+    pack_starter(run, best, start.scale, known, config.image_size, source)
+    return run
+
+
+class YoloPretraining:
+    """Procedural pictures in, boxes out; a ``toolkit.training.Task``."""
+
+    def __init__(
+        self,
+        start: StartingPoint,
+        classes: ClassEmbeddings,
+        domain: SourceDomain,
+        config: PretrainYoloConfig,
+    ) -> None:
+        """Train the model of ``start``, whose classes are set, in place."""
+        self.model: WorldModel = start.model
+        self.model.args = get_cfg()  # the weights of the losses
+        self.model.requires_grad_(True)
+        self.steps = config.piece
+        self._scale = start.scale
+        self._classes, self._domain, self._config = classes, domain, config
+        self._collate = Letterboxed(config.image_size, classes.names, config.seed)
+        self._val = [
+            domain.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)
+        ]
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Pictures that no other epoch has seen."""
+        self.model.train()
+        stream = SynthBatches(
+            self._domain,
+            self._collate,
+            batch=self._config.batch,
+            seed=self._config.seed,
+            start=epoch * self.steps,
+            count=self.steps,
+        )
+        return load(stream, self._config.workers)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of ultralytics' detectors, per picture."""
+        device = next(self.model.parameters()).device
+        images = batch["img"].to(device).float() / 255
+        texts = self._classes.vectors.to(device).expand(len(images), -1, -1)
+        raw = self.model.forward(images, txt_feats=texts)
+        # Distributions over pixels need more digits than bfloat16 has.
+        with torch.autocast(device.type, enabled=False):
+            total, parts = self.model.loss({**batch, "img": images}, _in_full(raw))
+        return {"loss": total.sum() / len(images), **parts}
+
+    def validate(self) -> dict[str, float]:
+        """AP50 (of supervision) on procedural pictures: per kind, and of all kinds as one."""
+        trained = RunModel(
+            self.model, self._scale, self._classes, self._config.image_size, "training"
+        )
+        detector = Detector(trained, next(self.model.parameters()).device)
+        typed, agnostic = MeanAveragePrecision(), MeanAveragePrecision(class_agnostic=True)
+        for start in range(0, len(self._val), self._config.batch):
+            pictures = self._val[start : start + self._config.batch]
+            found = detector([picture.image for picture in pictures])
+            truth = [self._truth(picture) for picture in pictures]
+            typed.update(found, truth)
+            agnostic.update(found, truth)
+        return {
+            "val_ap50": float(typed.compute().map50),
+            "val_agnostic_ap50": float(agnostic.compute().map50),
+        }
+
+    def _truth(self, picture: Sample) -> sv.Detections:
+        if not picture.instances:
+            return sv.Detections.empty()
+        corners = [(x, y, x + w, y + h) for x, y, w, h in _boxes(picture)]
+        classes = _class_ids(picture, self._classes.names)
+        return sv.Detections(xyxy=np.array(corners, np.float32), class_id=np.array(classes, int))
+
+
+@dataclass(frozen=True)
+class Letterboxed:
+    """Makes a batch of pictures on grey squares, in the processes that draw them.
+
+    Attributes:
+        side: of the squares, in pixels.
+        names: of the classes: kinds of defects, or ``ANCHOR`` for any of them.
+        seed: of the size that a batch has.
+    """
+
+    side: int
+    names: tuple[str, ...]
+    seed: int
+
+    def __call__(self, pictures: Sequence[Sample], number: int) -> Batch:
+        """Batch ``number``, at a size of its own."""
+        squares = np.full((len(pictures), self.side, self.side, 3), PADDING, np.uint8)
+        owner: list[int] = []
+        classes: list[int] = []
+        boxes: list[tuple[float, float, float, float]] = []
+        for index, picture in enumerate(pictures):
+            height, width = picture.image.shape[:2]
+            top, left = (self.side - height) // 2, (self.side - width) // 2
+            squares[index, top : top + height, left : left + width] = picture.image
+            for x, y, w, h in _boxes(picture):
+                boxes.append((x + left + w / 2, y + top + h / 2, w, h))
+            classes += _class_ids(picture, self.names)
+            owner += [index] * len(picture.instances)
+        images = torch.from_numpy(squares).permute(0, 3, 1, 2)
+        return {
+            "img": self._resized(images, number).contiguous(),
+            "batch_idx": torch.tensor(owner, dtype=torch.float32),
+            "cls": torch.tensor(classes, dtype=torch.float32).reshape(-1, 1),
+            "bboxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) / self.side,
+        }
+
+    def _resized(self, images: Tensor, number: int) -> Tensor:
+        factor = float(np.random.default_rng([self.seed, number]).choice(SCALES))
+        side = max(1, round(factor * self.side / STRIDE)) * STRIDE
+        if side == self.side:
+            return images
+        resized = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        return resized.round().to(torch.uint8)
+
+
+def _boxes(picture: Sample) -> list[Box]:
+    return [region_from_mask(instance.mask)[0] for instance in picture.instances]
+
+
+def _class_ids(picture: Sample, names: tuple[str, ...]) -> list[int]:
+    """Index of each instance's class; every kind is the first where all are found as one."""
+    if names == (ANCHOR,):
+        return [0] * len(picture.instances)
+    return [names.index(instance.kind) for instance in picture.instances]
+
+
+def _in_full(raw: Any) -> Any:
+    """Whatever a head gives, in single precision."""
+    if isinstance(raw, Tensor):
+        return raw.float()
+    if isinstance(raw, dict):
+        return {name: _in_full(value) for name, value in raw.items()}
+    return [_in_full(value) for value in raw]

@@ -1,0 +1,153 @@
+"""The source domain: pictures of anything, damaged in any way, without end.
+
+`mvtec.py` draws one product many times; this draws another product every time, as small models
+must see before they meet a real one. Picture `index` of a `seed` is the same on every machine and
+depends on no other picture, so that any number of processes can share the work and a run that was
+stopped can go on anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+from converters.errors import InputError
+from toolkit.synth.camera import snapshot
+from toolkit.synth.canvas import FloatImage, Mask, Size, Surface
+from toolkit.synth.noise import log_uniform
+from toolkit.synth.picture import (
+    SMALLEST_SIDE,
+    Instance,
+    Sample,
+    check_size,
+    choose_surface,
+    damage,
+    lookup,
+    stream,
+)
+from toolkit.synth.registry import DEFECTS, DISTRACTORS, SURFACES
+
+DEFECT_COUNTS = (0.5, 0.25, 0.15, 0.1)
+"""Share of the defective pictures with 1, 2, … defects."""
+DISTRACTOR_COUNTS = (0.5, 0.3, 0.2)
+"""Share of the pictures with 0, 1, 2 distractors."""
+WIDEST_ASPECT = 2.0
+"""Most times that the longer side of a picture is as long as the shorter one."""
+FAINTEST_STRENGTH = 0.4
+"""Least share of a defect's full contrast."""
+ENOUGH_LEFT = 0.25
+"""Share of a defect's pixels that must lie in the picture; with less it is left unlabelled."""
+FEWEST_PIXELS = 4
+"""Pixels of a mask under which a defect is left unlabelled."""
+COVERED = 0.4
+"""Share of a resized pixel from which it is in the mask: half would lose hair lines."""
+
+
+@dataclass(frozen=True)
+class SourceDomain:
+    """What is drawn.
+
+    Attributes:
+        side: pixels of the longer side of every picture.
+        kinds: kinds of defects, each as likely as any other.
+        good: share of the pictures without a defect, 0 to 1.
+    """
+
+    side: int
+    kinds: tuple[str, ...] = tuple(DEFECTS)
+    good: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a side below 32 pixels or an unknown kind."""
+        check_size((self.side, self.side))
+        for kind in self.kinds:
+            lookup(DEFECTS, kind, "defect")
+
+    @classmethod
+    def of(cls, side: int, kinds: tuple[str, ...]) -> SourceDomain:
+        """Pictures with these kinds of defects, or with all of them where none is named.
+
+        Raises:
+            InputError: a kind is unknown.
+        """
+        try:
+            return cls(side, kinds or tuple(DEFECTS))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def draw(self, seed: int, index: int) -> Sample:
+        """Picture `index` of `seed`, with up to four defects.
+
+        The window may cut all of a defect off: a few more pictures than `good` show none.
+        """
+        rng = stream("source", seed, index)
+        shape = self._shape(rng)
+        surface, scene = _scene(rng, shape)
+        instances: list[Instance] = []
+        count = 1 + rng.choice(len(DEFECT_COUNTS), p=DEFECT_COUNTS)
+        for _ in range(count if rng.random() >= self.good else 0):
+            kind = self.kinds[rng.integers(len(self.kinds))]
+            strength = log_uniform(rng, FAINTEST_STRENGTH, 1.0)
+            scene, mask = damage(rng, scene, kind, strength=strength)
+            instances.append(Instance(kind, mask))
+        window = _window(rng, scene.size)
+        image = _resized(scene.image[window], shape)
+        seen = [Instance(each.kind, _seen(each.mask, window, shape)) for each in instances]
+        kept = tuple(
+            after
+            for before, after in zip(instances, seen, strict=True)
+            if _is_left(before.mask, after.mask, window)
+        )
+        return Sample(snapshot(rng, image), surface, kept)
+
+    def _shape(self, rng: Generator) -> Size:
+        """A picture's height and width: upright, square or lying."""
+        aspect = max(1.0, rng.uniform(0.6, WIDEST_ASPECT))
+        short = max(SMALLEST_SIDE, round(self.side / aspect))
+        return (self.side, short) if rng.random() < 0.5 else (short, self.side)
+
+
+def _scene(rng: Generator, shape: Size) -> tuple[str, Surface]:
+    """A flawless product with what belongs on it, drawn finer or coarser than the picture."""
+    scale = log_uniform(rng, 0.8, 1.4)
+    height, width = (max(SMALLEST_SIDE, round(length * scale)) for length in shape)
+    name = choose_surface(rng)
+    product = np.random.default_rng(rng.integers(2**63))
+    scene = SURFACES[name](product, rng, (height, width))
+    distractors = list(DISTRACTORS.values())
+    for _ in range(rng.choice(len(DISTRACTOR_COUNTS), p=DISTRACTOR_COUNTS)):
+        scene = distractors[rng.integers(len(distractors))](rng, scene)
+    return name, scene
+
+
+def _window(rng: Generator, size: Size) -> tuple[slice, slice]:
+    """What the picture shows of the scene: in half of the cases all of it, else a part."""
+    share = 1.0 if rng.random() < 0.5 else rng.uniform(0.6, 1.0)
+    height, width = (max(1, round(length * share)) for length in size)
+    top = int(rng.integers(size[0] - height + 1))
+    left = int(rng.integers(size[1] - width + 1))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _resized(field: FloatImage, shape: Size) -> FloatImage:
+    """A field (HxW or HxWx3) at another size."""
+    if field.shape[:2] == shape:
+        return np.ascontiguousarray(field)
+    shrinks = field.shape[0] > shape[0]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(field, shape[::-1], interpolation=method), np.float32)
+
+
+def _seen(mask: Mask, window: tuple[slice, slice], shape: Size) -> Mask:
+    """A mask of the scene as a mask of the picture."""
+    return _resized(mask[window].astype(np.float32), shape) >= np.float32(COVERED)
+
+
+def _is_left(whole: Mask, seen: Mask, window: tuple[slice, slice]) -> bool:
+    """Whether enough of a defect is in the picture for it to be labelled."""
+    if np.count_nonzero(seen) < FEWEST_PIXELS:
+        return False
+    return bool(np.count_nonzero(whole[window]) >= ENOUGH_LEFT * np.count_nonzero(whole))
