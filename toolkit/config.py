@@ -223,8 +223,8 @@ class FinetuneClassifierConfig(Config):
     model: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
     """Architecture, with weights "none"; otherwise the weights' own."""
     weights: str = "none"
-    """"none" (random), a file of torchvision (resnet18-f37072fd.pth), a .safetensors file with
-    torchvision's parameter names, or one of our run folders."""
+    """"none" (random), "starter" (ours, resnet18), a file of torchvision (resnet18-f37072fd.pth), a
+    .safetensors file with the same parameter names, or a run folder."""
     train: Literal["all", "layer4", "head"] = "all"
     """What learns: everything, the last stage and the head, or the head alone."""
     epochs: Positive | None = None
@@ -346,9 +346,10 @@ class PredictConfig(Config):
     out: Path
     """Folder to write predictions/ into: a run folder, or a new one."""
     detector: Path | None = None
-    """Run of `finetune yolo`; without one, ground-truth boxes prompt the segmenter."""
+    """Run of `finetune yolo`, or "starter", which finds "defect" on pictures that it has never been
+    trained for; without one, ground-truth boxes prompt the segmenter."""
     segmenter: Path | None = None
-    """Run of `finetune sam`; without one, predictions are boxes."""
+    """Run of `finetune sam`, or "starter"; without one, predictions are boxes."""
     fold: NotNegative | None = None
     """Fold of the dataset, where it has folds."""
     splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")

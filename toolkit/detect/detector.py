@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from converters.dataset import Dataset
 from converters.errors import InputError
 from toolkit.console import track
 from toolkit.detect.data import STRIDE
-from toolkit.detect.weights import RunModel, load_run
+from toolkit.detect.embeddings import ANCHOR
+from toolkit.detect.weights import RunModel, load_trained, set_classes
 from toolkit.images import RgbImage, read_image
 from toolkit.predictions import Result
 
@@ -69,12 +71,19 @@ class Detector:
         confidence: float = 0.001,
         max_detections: int = 100,
     ) -> Detector:
-        """Load the best model of a run of ``toolkit finetune yolo``.
+        """Load the best model of a run of ``toolkit finetune yolo``, or a pretrained one.
+
+        A pretrained model ("starter", or a run of ``toolkit pretrain yolo``) has seen no product
+        and finds one class, "defect".
 
         Raises:
             InputError: it is no such run, or a file of it is missing or damaged.
         """
-        return cls(load_run(run), device, confidence=confidence, max_detections=max_detections)
+        trained = load_trained(run)
+        if trained.pretrained:
+            trained = replace(trained, embeddings=trained.embeddings.only((ANCHOR,)))
+            set_classes(trained.model, trained.embeddings)
+        return cls(trained, device, confidence=confidence, max_detections=max_detections)
 
     def __call__(self, images: Sequence[RgbImage]) -> list[sv.Detections]:
         """Find defects.

@@ -70,6 +70,7 @@ class RunModel:
         embeddings: of its classes, in order.
         image_size: pixels of the longer side that it was trained on.
         source: one line on where its training started.
+        pretrained: whether it has seen procedural pictures alone.
     """
 
     model: WorldModel
@@ -77,6 +78,7 @@ class RunModel:
     embeddings: ClassEmbeddings
     image_size: int
     source: str
+    pretrained: bool = False
 
 
 def build_model(scale: Scale, seed: int = 0) -> WorldModel:
@@ -118,15 +120,18 @@ def load_starting_point(weights: str, scale: Scale, seed: int, trust: bool) -> S
         _follow_statistics_fast(model)
         _lower_scores(model)
         return StartingPoint(model, scale, None, "random weights", "random")
-    if weights == STARTER:
-        return _from_starter(starter_path("yolo_world_n"))
     path = Path(weights)
-    if path.is_dir():
-        found = load_run(path)
-        origin: Origin = "procedural" if is_run_of(path, PRETRAIN) else "photographs"
-        if origin == "procedural":
+    if weights == STARTER or path.is_dir():
+        found = load_trained(path)
+        if found.pretrained:
             _follow_statistics_fast(found.model)
-        return StartingPoint(found.model, found.scale, found.embeddings, f"run {path.name}", origin)
+        return StartingPoint(
+            found.model,
+            found.scale,
+            found.embeddings,
+            STARTER if weights == STARTER else f"run {path.name}",
+            "procedural" if found.pretrained else "photographs",
+        )
     if path.suffix != ".pt":
         raise InputError(
             f'{weights}: is neither "none" nor "starter", nor a run folder, '
@@ -162,12 +167,21 @@ def save_weights(run: RunFolder, state: dict[str, torch.Tensor]) -> None:
     write_bytes(run.checkpoints / "best.safetensors", safetensors.torch.save(tensors))
 
 
-def load_run(root: Path) -> RunModel:
-    """Load the best model of a run of ``toolkit finetune yolo``.
+def load_trained(source: Path) -> RunModel:
+    """Load the best model of a run of ``finetune yolo`` or ``pretrain yolo``, or the starter.
+
+    Args:
+        source: the run folder, or "starter".
 
     Raises:
         InputError: it is no such run, or a file of it is missing or damaged.
     """
+    if str(source) == STARTER:
+        return _load_starter(starter_path("yolo_world_n"))
+    return _load_run(source)
+
+
+def _load_run(root: Path) -> RunModel:
     run = RunFolder.open(root, COMMAND, PRETRAIN)
     path = run.checkpoints / "model.json"
     description = read_json(path)
@@ -192,7 +206,8 @@ def load_run(root: Path) -> RunModel:
         ) from error
     set_classes(model, embeddings)
     model.eval()
-    return RunModel(model, scale, embeddings, image_size, source)
+    pretrained = is_run_of(root, PRETRAIN)
+    return RunModel(model, scale, embeddings, image_size, source, pretrained)
 
 
 def _follow_statistics_fast(model: WorldModel) -> None:
@@ -237,19 +252,21 @@ def pack_starter(
     write_packed(run.checkpoints / "starter.safetensors", tensors, description)
 
 
-def _from_starter(path: Path) -> StartingPoint:
+def _load_starter(path: Path) -> RunModel:
     tensors, description = read_packed(path)
     try:
         names = tuple(description["names"])
         vectors = torch.stack([tensors.pop(_EMBEDDING + name) for name in names])
         model = build_model(description["scale"])
         model.load_state_dict(tensors)
+        image_size = int(description["image_size"])
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{path}: is not a {ARCHITECTURE} model: install again") from error
     unit = torch.nn.functional.normalize(vectors, dim=-1)
     embeddings = ClassEmbeddings(names, unit, (STARTER,) * len(names))
-    _follow_statistics_fast(model)
-    return StartingPoint(model, description["scale"], embeddings, STARTER, "procedural")
+    set_classes(model, embeddings)
+    model.eval()
+    return RunModel(model, description["scale"], embeddings, image_size, STARTER, True)
 
 
 def _read_checkpoint(path: Path, trust: bool) -> dict[str, Any]:

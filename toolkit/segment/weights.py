@@ -47,7 +47,7 @@ def load_sam(weights: str | Path) -> tuple[Sam, ArchitectureName]:
         InputError: there is no such thing, it is damaged, or it is not a SAM of a known
             architecture.
     """
-    if weights == STARTER:
+    if str(weights) == STARTER:
         return _load_starter(starter_path("sam_nano"))
     source = Path(weights)
     if not source.exists():

@@ -72,7 +72,7 @@ def snapshot(rng: Generator, image: FloatImage) -> NDArray[np.uint8]:
     if rng.random() < 0.2:
         photo = _sharpened(photo, rng.uniform(0.6, 1.6), rng.uniform(0.3, 1.2))
     if rng.random() < 0.5:
-        photo = _compressed(photo, int(rng.integers(25, 96)))
+        photo = _compressed(photo, int(rng.integers(40, 96)))
     return np.asarray(cv2.cvtColor(photo, cv2.COLOR_GRAY2RGB) if grey else photo, np.uint8)
 
 
@@ -107,7 +107,7 @@ def _uneven(rng: Generator, size: tuple[int, int]) -> FloatImage:
 
 def _through_lens(rng: Generator, lit: FloatImage) -> FloatImage:
     """Blur of the lens, seldom of movement; both even to all sides, so that edges stay."""
-    sigma = rng.uniform(-0.4, 1.5) if rng.random() < 0.8 else 0.0
+    sigma = rng.uniform(-0.4, 1.2) if rng.random() < 0.8 else 0.0
     if sigma > 0.25:
         lit = blurred(lit, sigma)
     if rng.random() < 0.07:
@@ -122,9 +122,9 @@ def _through_lens(rng: Generator, lit: FloatImage) -> FloatImage:
 
 
 def _noisy(rng: Generator, lit: FloatImage) -> FloatImage:
-    """Sensor noise up to 0.05: white, sometimes as coarse as pixels binned; few hot pixels."""
+    """Sensor noise up to 0.04: white, sometimes as coarse as pixels binned; few hot pixels."""
     size = (lit.shape[0], lit.shape[1])
-    amount = np.float32(log_uniform(rng, 0.002, 0.05))
+    amount = np.float32(log_uniform(rng, 0.002, 0.04))
     grain = amount * white(rng, size)
     if rng.random() < 0.3:
         grain = np.float32(1.8) * blurred(grain, 0.6)

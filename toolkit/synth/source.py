@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from converters.errors import InputError
 from toolkit.synth.camera import snapshot
@@ -38,10 +39,16 @@ WIDEST_ASPECT = 2.0
 """Most times that the longer side of a picture is as long as the shorter one."""
 FAINTEST_STRENGTH = 0.4
 """Least share of a defect's full contrast."""
+FULL_STRENGTH = 0.4
+"""Share of the defects that keep their full contrast."""
 ENOUGH_LEFT = 0.25
 """Share of a defect's pixels that must lie in the picture; with less it is left unlabelled."""
 FEWEST_PIXELS = 4
 """Pixels of a mask under which a defect is left unlabelled."""
+FAINTEST_CHANGE = 3.0
+"""Grey levels (of 255) by which a defect must change the photograph to be labelled."""
+FAINTEST_RATIO = 0.3
+"""The same as a multiple of the deviation of the flawless photograph around it."""
 COVERED = 0.4
 """Share of a resized pixel from which it is in the mask: half would lose hair lines."""
 
@@ -81,27 +88,38 @@ class SourceDomain:
     def draw(self, seed: int, index: int) -> Sample:
         """Picture `index` of `seed`, with up to four defects.
 
-        The window may cut all of a defect off: a few more pictures than `good` show none.
+        A defect that the window cuts off, or that the camera lost in blur, noise or darkness, is
+        not labelled: more pictures than `good` show none.
         """
         rng = stream("source", seed, index)
         shape = self._shape(rng)
-        surface, scene = _scene(rng, shape)
-        instances: list[Instance] = []
-        count = 1 + rng.choice(len(DEFECT_COUNTS), p=DEFECT_COUNTS)
-        for _ in range(count if rng.random() >= self.good else 0):
-            kind = self.kinds[rng.integers(len(self.kinds))]
-            strength = log_uniform(rng, FAINTEST_STRENGTH, 1.0)
-            scene, mask = damage(rng, scene, kind, strength=strength)
-            instances.append(Instance(kind, mask))
+        surface, flawless = _scene(rng, shape)
+        scene, instances = self._damaged(rng, flawless)
         window = _window(rng, scene.size)
-        image = _resized(scene.image[window], shape)
+        camera = int(rng.integers(2**63))
+        clean, photo = (
+            snapshot(np.random.default_rng(camera), _resized(each.image[window], shape))
+            for each in (flawless, scene)
+        )
         seen = [Instance(each.kind, _seen(each.mask, window, shape)) for each in instances]
         kept = tuple(
             after
             for before, after in zip(instances, seen, strict=True)
-            if _is_left(before.mask, after.mask, window)
+            if _is_left(before.mask, after.mask, window) and _shows(clean, photo, after.mask)
         )
-        return Sample(snapshot(rng, image), surface, kept)
+        return Sample(photo, surface, kept)
+
+    def _damaged(self, rng: Generator, scene: Surface) -> tuple[Surface, list[Instance]]:
+        """A scene with its defects, and their masks."""
+        instances: list[Instance] = []
+        count = 1 + rng.choice(len(DEFECT_COUNTS), p=DEFECT_COUNTS)
+        for _ in range(count if rng.random() >= self.good else 0):
+            kind = self.kinds[rng.integers(len(self.kinds))]
+            faint = rng.random() >= FULL_STRENGTH
+            strength = log_uniform(rng, FAINTEST_STRENGTH, 1.0) if faint else 1.0
+            scene, mask = damage(rng, scene, kind, strength=strength)
+            instances.append(Instance(kind, mask))
+        return scene, instances
 
     def _shape(self, rng: Generator) -> Size:
         """A picture's height and width: upright, square or lying."""
@@ -151,3 +169,11 @@ def _is_left(whole: Mask, seen: Mask, window: tuple[slice, slice]) -> bool:
     if np.count_nonzero(seen) < FEWEST_PIXELS:
         return False
     return bool(np.count_nonzero(whole[window]) >= ENOUGH_LEFT * np.count_nonzero(whole))
+
+
+def _shows(clean: NDArray[np.uint8], photo: NDArray[np.uint8], mask: Mask) -> bool:
+    """Whether the photograph with a defect differs from the one without it so that people see."""
+    rows, columns = (slice(index.min(), index.max() + 1) for index in np.nonzero(mask))
+    before = clean[rows, columns].mean(axis=2)
+    change = np.abs(photo[rows, columns].mean(axis=2) - before)[mask[rows, columns]].mean()
+    return bool(change >= max(FAINTEST_CHANGE, FAINTEST_RATIO * before.std()))

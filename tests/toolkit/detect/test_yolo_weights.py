@@ -17,8 +17,8 @@ from toolkit.detect.embeddings import resolve_embeddings
 from toolkit.detect.weights import (
     COMMAND,
     build_model,
-    load_run,
     load_starting_point,
+    load_trained,
     save_description,
     save_weights,
     set_classes,
@@ -162,7 +162,7 @@ def _save_run(root: Path, model: Any) -> RunFolder:
 def test_a_run_loads_as_it_was_saved(tmp_path: Path, model: Any) -> None:
     run = _save_run(tmp_path / "run", model)
 
-    loaded = load_run(run.root)
+    loaded = load_trained(run.root)
     start = load_starting_point(str(run.root), "x", 0, trust=False)
 
     state = loaded.model.state_dict()
@@ -180,7 +180,7 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path: Path, model: Any, name: str)
     path.write_bytes(path.read_bytes()[:-20])
 
     with pytest.raises(InputError, match=name.replace(".", r"\.")):
-        load_run(run.root)
+        load_trained(run.root)
 
 
 def test_random_weights_alone_are_made_ready_to_learn(write_official: WriteOfficial) -> None:
