@@ -171,12 +171,12 @@ def _prepare(source: Path, dataset: Path, layout: Path) -> None:
         return
     if (source / "annotations").is_dir():
         if not layout.exists():
-            _lay_out_neu(source, layout)
+            lay_out_neu(source, layout)
         source = layout
     convert(source, dataset, ConvertOptions(split=SplitOptions(protocol="folds", folds=FOLDS)))
 
 
-def _lay_out_neu(source: Path, layout: Path) -> None:
+def lay_out_neu(source: Path, layout: Path) -> None:
     """Pictures of one class each, in folders of their class."""
     (layout / "train" / GOOD).mkdir(parents=True)
     for annotation in sorted((source / "annotations").rglob("*.png")):

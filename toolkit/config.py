@@ -398,12 +398,14 @@ class DemoConfig(Config):
     """Folder to make."""
     data: Path | None = None
     """Source folder to walk with instead of procedural pictures."""
+    weights: Literal["starter", "none"] = "starter"
+    """What both models start from: our pretrained weights, or random ones."""
     image_size: ImageSize = 160
     """Pixels of the longer side that YOLO-World sees; a multiple of 32."""
-    yolo_epochs: Positive = 50
-    """Passes of YOLO-World over the training images."""
-    sam_epochs: Positive = 40
-    """Passes of SAM over the training instances."""
+    yolo_epochs: Positive | None = None
+    """Passes of YOLO-World over the training images; by default 15, from random weights 50."""
+    sam_epochs: Positive | None = None
+    """Passes of SAM over the training instances; by default 8, from random weights 40."""
     seed: NotNegative = 0
     """Seed of everything random."""
     device: Device = "auto"

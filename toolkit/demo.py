@@ -20,6 +20,8 @@ SURFACE = "turned_disc"
 DEFECTS = ("hole", "thread", "stain")
 PER_DEFECT = 30
 BATCH = 8  # few pictures: small batches make more steps of an epoch
+EPOCHS = {"starter": (15, 8), "none": (50, 40)}
+"""Passes of YOLO-World and of SAM, by what they start from."""
 ROWS = 8
 MAX_DETECTIONS = 20  # per picture, a few times as many as there are defects; each is outlined
 
@@ -28,8 +30,8 @@ def demo(config: configs.DemoConfig) -> dict[str, Any]:
     """Walk from pictures to figures, and say at every step what is done.
 
     Procedural pictures (or those of a given source) are converted and split; YOLO-World and SAM
-    learn from random weights; on the held-out pictures the detector's boxes prompt SAM; the result
-    is scored and drawn.
+    learn from the starter weights or from nothing; on the held-out pictures the detector's boxes
+    prompt SAM; the result is scored and drawn.
 
     Returns:
         seconds per step, the figures of the whole path and of the outlines alone (the right boxes
@@ -54,15 +56,21 @@ def demo(config: configs.DemoConfig) -> dict[str, Any]:
     finetune_yolo = configs.FinetuneYoloConfig(
         data=dataset,
         out=yolo,
+        weights=config.weights,
         image_size=config.image_size,
-        epochs=config.yolo_epochs,
+        epochs=config.yolo_epochs or EPOCHS[config.weights][0],
         batch=BATCH,
         device=device,
         seed=seed,
     )
     walk.step("YOLO-World learns to find defects", "finetune yolo", finetune_yolo)
     finetune_sam = configs.FinetuneSamConfig(
-        data=dataset, out=sam, epochs=config.sam_epochs, device=device, seed=seed
+        data=dataset,
+        out=sam,
+        weights=config.weights,
+        epochs=config.sam_epochs or EPOCHS[config.weights][1],
+        device=device,
+        seed=seed,
     )
     walk.step("SAM learns to outline what is in a box", "finetune sam", finetune_sam)
     predict = configs.PredictConfig(

@@ -88,8 +88,13 @@ def test_presets_are_valid() -> None:
         "yolo": FinetuneYoloConfig,
         "sam": configs.FinetuneSamConfig,
         "classifier": configs.FinetuneClassifierConfig,
+        "pretrain_yolo": configs.PretrainYoloConfig,
+        "pretrain_sam": configs.PretrainSamConfig,
+        "pretrain_classifier": configs.PretrainClassifierConfig,
     }
     presets = sorted(folder.glob("*.yaml"))
     assert presets
     for preset in presets:
-        build(of_command[preset.stem.split("_")[0]], preset, {"data": "a", "out": "b"})
+        config = max((n for n in of_command if preset.stem.startswith(n)), key=len)
+        required = {"out": "b"} if config.startswith("pretrain") else {"data": "a", "out": "b"}
+        build(of_command[config], preset, required)

@@ -70,12 +70,15 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("average", [None, 0.9])
 @pytest.mark.parametrize("write", range(1, 8))
-def test_a_run_killed_at_any_write_goes_on_to_the_same_weights(tmp_path, monkeypatch, write):
+def test_a_run_killed_at_any_write_goes_on_to_the_same_weights(
+    tmp_path, monkeypatch, write, average
+):
     whole, killed = _run(tmp_path / "whole"), _run(tmp_path / "killed")
     scores = [0.1, 0.3, 0.2, 0.4]  # best.safetensors is written in epochs 1, 2 and 4
     task = LineTask(scores)
-    fit(task, _schedule(), whole)
+    fit(task, _schedule(average=average), whole)
 
     count = 0
     write_bytes = training.write_bytes
@@ -91,12 +94,12 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_weights(tmp_path, monkeyp
 
     monkeypatch.setattr(training, "write_bytes", kill)
     with pytest.raises(Killed):
-        fit(LineTask(scores), _schedule(), killed)
+        fit(LineTask(scores), _schedule(average=average), killed)
     monkeypatch.undo()
 
     whole_epochs = [0, 0, 1, 1, 2, 3, 3][write - 1]
     again = LineTask(scores[whole_epochs:])
-    progress = fit(again, _schedule(), killed, resume=True)
+    progress = fit(again, _schedule(average=average), killed, resume=True)
     assert progress == Progress(epoch=4, best_score=0.4, best_epoch=4)
     assert _same(again.model.state_dict(), task.model.state_dict())
     for name in ("best", "last"):
@@ -104,6 +107,28 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_weights(tmp_path, monkeyp
         assert _same(load_file(whole.root / file), load_file(killed.root / file))
     timeless = [[{**r, "seconds": 0} for r in _log(run)] for run in (whole, killed)]
     assert timeless[0] == timeless[1]
+
+
+def test_the_average_of_the_weights_is_validated_and_kept_while_the_weights_go_on(tmp_path):
+    plain, averaged = _run(tmp_path / "plain"), _run(tmp_path / "averaged")
+    task, other = LineTask([0.1, 0.2]), LineTask([0.1, 0.2])
+    seen = []
+    validate = other.validate
+
+    def look():
+        seen.append(other.model[0].weight.detach().clone())
+        return validate()
+
+    other.validate = look
+    fit(task, _schedule(epochs=2), plain)
+    fit(other, _schedule(epochs=2, average=0.5), averaged)
+
+    assert _same(task.model.state_dict(), other.model.state_dict())
+    kept = load_file(averaged.root / "checkpoints/best.safetensors")
+    assert torch.equal(kept["0.weight"], seen[-1])
+    assert not torch.equal(kept["0.weight"], other.model[0].weight)
+    assert torch.allclose(kept["0.weight"], other.model[0].weight, atol=0.1)
+    assert torch.equal(kept["1.num_batches_tracked"], other.model[1].num_batches_tracked)
 
 
 def test_training_learns_and_logs_every_epoch(tmp_path):

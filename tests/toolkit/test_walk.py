@@ -40,7 +40,10 @@ def walked(tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_module.configs, "SynthConfig", shrink)
-        demo(DemoConfig(out=out, image_size=64, yolo_epochs=1, sam_epochs=1, device="cpu"))
+        config = DemoConfig(
+            out=out, weights="none", image_size=64, yolo_epochs=1, sam_epochs=1, device="cpu"
+        )
+        demo(config)
     return out
 
 

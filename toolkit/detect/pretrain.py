@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import supervision as sv
@@ -27,6 +27,7 @@ from toolkit.detect.weights import (
     PRETRAIN,
     RunModel,
     StartingPoint,
+    in_full,
     load_starting_point,
     pack_starter,
     save_description,
@@ -119,10 +120,10 @@ class YoloPretraining:
         device = next(self.model.parameters()).device
         images = batch["img"].to(device).float() / 255
         texts = self._classes.vectors.to(device).expand(len(images), -1, -1)
-        raw = self.model.forward(images, txt_feats=texts)
-        # Distributions over pixels need more digits than bfloat16 has.
+        with torch.autocast(device.type, enabled=device.type == "cuda"):
+            found = self.model.forward(images, txt_feats=texts)
         with torch.autocast(device.type, enabled=False):
-            total, parts = self.model.loss({**batch, "img": images}, _in_full(raw))
+            total, parts = self.model.loss({**batch, "img": images}, in_full(found))
         return {"loss": total.sum() / len(images), **parts}
 
     def validate(self) -> dict[str, float]:
@@ -205,12 +206,3 @@ def _class_ids(picture: Sample, names: tuple[str, ...]) -> list[int]:
     if names == (ANCHOR,):
         return [0] * len(picture.instances)
     return [names.index(instance.kind) for instance in picture.instances]
-
-
-def _in_full(raw: Any) -> Any:
-    """Whatever a head gives, in single precision."""
-    if isinstance(raw, Tensor):
-        return raw.float()
-    if isinstance(raw, dict):
-        return {name: _in_full(value) for name, value in raw.items()}
-    return [_in_full(value) for value in raw]

@@ -62,7 +62,8 @@ def training_arguments(
         "warmup_bias_lr": 0.0,  # 0.1 by default, far above the rates here
         "close_mosaic": close_mosaic,
         "device": str(device),
-        "amp": "bf16" if has_bfloat16(device) else False,
+        # On a CPU the model does it itself: see MixedWorldModel.
+        "amp": "bf16" if device.type == "cuda" and has_bfloat16(device) else False,
         "workers": config.workers,
         "seed": config.seed,
         "deterministic": True,

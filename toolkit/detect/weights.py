@@ -25,6 +25,7 @@ from toolkit.detect.embeddings import (
     ClassEmbeddings,
     read_embeddings,
 )
+from toolkit.devices import has_bfloat16
 from toolkit.runs import RunFolder, is_run_of
 from toolkit.starter import STARTER, read_packed, starter_path, write_packed
 
@@ -81,6 +82,30 @@ class RunModel:
     pretrained: bool = False
 
 
+class MixedWorldModel(WorldModel):  # type: ignore[misc]
+    """YOLO-World that learns in bfloat16 on processors that are made for it.
+
+    ultralytics mixes precision on GPUs only. What comes out is in single precision: the losses'
+    distributions over pixels need more digits than bfloat16 has.
+    """
+
+    def predict(self, x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        """As ``WorldModel.predict``; training on a CPU in bfloat16 where that is native."""
+        mixed = self.training and x.device.type == "cpu" and has_bfloat16(x.device)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            found = super().predict(x, *arguments, **options)
+        return in_full(found) if mixed else found
+
+
+def in_full(found: Any) -> Any:
+    """Whatever a head gives, in single precision."""
+    if isinstance(found, torch.Tensor):
+        return found.float()
+    if isinstance(found, dict):
+        return {name: in_full(value) for name, value in found.items()}
+    return type(found)(in_full(value) for value in found)
+
+
 def build_model(scale: Scale, seed: int = 0) -> WorldModel:
     """YOLO-World v2 with random weights.
 
@@ -91,7 +116,7 @@ def build_model(scale: Scale, seed: int = 0) -> WorldModel:
     architecture["scale"] = scale
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return WorldModel(architecture, nc=MAX_CLASSES, verbose=False)
+        return MixedWorldModel(architecture, nc=MAX_CLASSES, verbose=False)
 
 
 def set_classes(model: WorldModel, embeddings: ClassEmbeddings) -> None:

@@ -117,8 +117,9 @@ class SamTask:
         return encode_views(self.model, self._store.read(image), views)
 
     def _recall(self, views: Sequence[ImageView]) -> Tensor:
-        kept = torch.stack([self._embeddings[view] for view in views])
-        return kept.to(self.model.device).float()
+        # One by one: stacked in half precision, autocast refuses them on a CPU.
+        device = self.model.device
+        return torch.stack([self._embeddings[view].to(device).float() for view in views])
 
     @torch.no_grad()
     def _encode_once(

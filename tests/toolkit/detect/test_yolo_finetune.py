@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from ultralytics.nn.tasks import WorldModel
 
 from converters.errors import InputError
 from converters.folder import DatasetFolder
@@ -48,6 +49,7 @@ def _official(path: Path, scale: str, names: list[str]) -> Path:
     model = build_model(scale, seed=9)  # type: ignore[arg-type]
     model.names = dict(enumerate(names + [f"thing {i}" for i in range(80 - len(names))]))
     model.txt_feats = make_embeddings(80, seed=9)[None]
+    model.__class__ = WorldModel
     torch.save({"model": deepcopy(model).half(), "ema": None, "train_args": {}}, path)
     return path
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from toolkit.config import FinetuneYoloConfig, build
-from toolkit.detect import recipe
+from toolkit.detect import recipe, weights
 from toolkit.detect.recipe import training_arguments
 from toolkit.detect.weights import Origin
 
@@ -63,13 +63,35 @@ def test_starters_learn_like_random_weights_at_half_the_rate() -> None:
     assert arguments["close_mosaic"] == 10
 
 
-@pytest.mark.parametrize(("native", "amp"), [(True, "bf16"), (False, False)])
-def test_precision_is_mixed_only_where_the_processor_is_made_for_it(
-    monkeypatch: pytest.MonkeyPatch, native: bool, amp: str | bool
+@pytest.mark.parametrize(
+    ("device", "native", "amp"),
+    [("cuda", True, "bf16"), ("cuda", False, False), ("cpu", True, False), ("cpu", False, False)],
+)
+def test_ultralytics_mixes_precision_on_gpus_that_are_made_for_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, native: bool, amp: str | bool
 ) -> None:
     monkeypatch.setattr(recipe, "has_bfloat16", lambda device: native)
+    config = FinetuneYoloConfig(data=Path("data"), out=Path("run"))
 
-    assert _arguments("random")["amp"] == amp
+    arguments = training_arguments(config, origin="random", images=100, device=torch.device(device))
+    assert arguments["amp"] == amp
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_on_a_cpu_the_model_itself_mixes_precision_while_it_learns(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(weights, "has_bfloat16", lambda device: native)
+    model = weights.build_model("n")
+    seen: list[torch.dtype] = []
+    model.model[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    pictures = torch.rand(2, 3, 64, 64)
+
+    found = model.train()(pictures)
+    model.eval()(pictures)
+
+    assert seen == [torch.bfloat16 if native else torch.float32, torch.float32]
+    assert all(tensor.dtype == torch.float32 for tensor in (found["boxes"], found["scores"]))
 
 
 @pytest.mark.parametrize("name", ["yolo.yaml", "yolo_none_cpu.yaml"])

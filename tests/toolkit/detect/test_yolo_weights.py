@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ultralytics.nn.tasks import WorldModel
 
 from converters.errors import InputError
 from toolkit.config import FinetuneYoloConfig
@@ -41,6 +42,7 @@ def write_official(tmp_path: Path, model: Any) -> WriteOfficial:
         from copy import deepcopy
 
         published = deepcopy(model).half()
+        published.__class__ = WorldModel
         published.names = {i: f"name {i}" for i in range(80)}
         content = {
             "epoch": -1,

@@ -127,10 +127,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(make_dataset, tmp_path, monkey
 
     train_epoch = training._train_epoch
 
-    def kill(task, schedule, optimizer, epoch):
+    def kill(task, schedule, optimizer, epoch, *others):
         if epoch == 2:
             raise Killed
-        return train_epoch(task, schedule, optimizer, epoch)
+        return train_epoch(task, schedule, optimizer, epoch, *others)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(training, "_train_epoch", kill)

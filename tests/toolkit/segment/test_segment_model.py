@@ -121,7 +121,7 @@ def test_segmenter_equals_sam_predictor(nano, monkeypatch):
 
 def test_segmenter_that_zooms_equals_sam_predictor_on_each_window(nano):
     boxes = [(50.0, 30.0, 20.0, 14.0), (100.0, 5.0, 20.0, 30.0)]
-    windows = [(slice(17, 57), slice(40, 80)), (slice(0, 50), slice(80, 130))]
+    windows = [(slice(22, 52), slice(45, 75)), (slice(0, 43), slice(87, 130))]
     masks, estimates = Segmenter(nano, "nano")(_image(), boxes)
     for mask, estimate, box, window in zip(masks, estimates, boxes, windows, strict=True):
         x, y, w, h = box
