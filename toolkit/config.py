@@ -278,6 +278,8 @@ class PretrainConfig(Config):
     """Kinds of defects that are drawn; all of them where not given."""
     steps: Positive = 20000
     """Optimiser steps in all."""
+    ramp: Fraction = 0.3
+    """Share of the steps over which easy pictures give way to all others."""
     piece: Positive = 500
     """Optimiser steps between validations, after each of which the run can be resumed."""
     val_pictures: Positive = 256
@@ -309,6 +311,8 @@ class PretrainYoloConfig(PretrainConfig):
     """Tell the kinds of defects apart, or find them all as "defect"."""
     image_size: ImageSize = 160
     """Pixels of the square that the network sees; a multiple of 32."""
+    outline_weight: Annotated[float, Field(ge=0)] = 2.0
+    """Weight of a second task, in which every cell says whether a defect covers it; 0 for none."""
 
     @model_validator(mode="after")
     def _size_fits_the_strides(self) -> PretrainYoloConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,7 +57,8 @@ def pretrain_classifier(config: PretrainClassifierConfig) -> RunFolder:
             there, or the run folder is taken.
     """
     device = resolve_device(config.device)
-    domain = SourceDomain.of(config.image_size, config.kinds)
+    ramp = round(config.ramp * config.steps * config.batch)
+    domain = SourceDomain.of(config.image_size, config.kinds, ramp)
     outputs = (ANY, *domain.kinds) if config.classes == "kinds" else (ANY,)
     model = _starting_point(config, outputs)
     run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
@@ -102,7 +103,8 @@ class ClassifierPretraining:
         self.steps = config.piece
         self._config, self._domain = config, domain
         self._collate = Labelled(config.image_size, outputs)
-        val = [domain.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)]
+        hard = replace(domain, ramp=0)
+        val = [hard.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)]
         self._val = self._collate(val, 0)
 
     def batches(self, epoch: int) -> Iterator[Batch]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import supervision as sv
 import torch
 from safetensors.torch import load_file
 from supervision.metrics import MeanAveragePrecision
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import WorldModel
@@ -24,6 +24,7 @@ from toolkit.detect.data import STRIDE
 from toolkit.detect.detector import Detector
 from toolkit.detect.embeddings import ANCHOR, ClassEmbeddings, anchored_embeddings
 from toolkit.detect.weights import (
+    OUTLINES,
     PRETRAIN,
     RunModel,
     StartingPoint,
@@ -32,6 +33,7 @@ from toolkit.detect.weights import (
     pack_starter,
     save_description,
     set_classes,
+    without_outlines,
 )
 from toolkit.devices import resolve_device
 from toolkit.runs import RunFolder
@@ -46,9 +48,13 @@ PADDING = 114
 SCALES = (0.8, 1.0, 1.0, 1.2)
 """Sizes of the input, as multiples of the image size; one is drawn per batch."""
 
+FINEST_STRIDE = 8
+"""Pixels per cell of the finest feature map."""
+
 Batch: TypeAlias = dict[str, Tensor]
 """As ultralytics' loss takes it: ``img`` (B, 3, S, S) uint8, ``batch_idx`` (n,), ``cls`` (n, 1),
-``bboxes`` (n, 4) as centre, width and height, 0 to 1."""
+``bboxes`` (n, 4) as centre, width and height, 0 to 1; and ``covered`` (B, 1, C, C), the share of
+each cell of ``FINEST_STRIDE`` pixels that defects cover."""
 
 
 def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
@@ -62,7 +68,8 @@ def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
             there, or the run folder is taken.
     """
     device = resolve_device(config.device)
-    domain = SourceDomain.of(config.image_size, config.kinds)
+    ramp = round(config.ramp * config.steps * config.batch)
+    domain = SourceDomain.of(config.image_size, config.kinds, ramp)
     start = load_starting_point(config.weights, config.scale, config.seed, trust=False)
     known = anchored_embeddings(domain.kinds, config.seed)
     classes = known.only((ANCHOR,) if config.classes == "defect" else domain.kinds)
@@ -75,7 +82,7 @@ def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
     task = YoloPretraining(start, classes, domain, config)
     progress = fit(task, pretraining_schedule(config, "val_ap50"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val AP50 {progress.best_score:.4f}")
-    best = load_file(run.checkpoints / "best.safetensors")
+    best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
     pack_starter(run, best, start.scale, known, config.image_size, source)
     return run
 
@@ -94,12 +101,14 @@ class YoloPretraining:
         self.model: WorldModel = start.model
         self.model.args = get_cfg()  # the weights of the losses
         self.model.requires_grad_(True)
+        self._outlines = OutlineHead.attach(self.model)
         self.steps = config.piece
         self._scale = start.scale
         self._classes, self._domain, self._config = classes, domain, config
         self._collate = Letterboxed(config.image_size, classes.names, config.seed)
+        hard = replace(domain, ramp=0)
         self._val = [
-            domain.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)
+            hard.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)
         ]
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -116,15 +125,16 @@ class YoloPretraining:
         return load(stream, self._config.workers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of ultralytics' detectors, per picture."""
+        """The losses of ultralytics' detectors, per picture, and that of the second task."""
         device = next(self.model.parameters()).device
         images = batch["img"].to(device).float() / 255
         texts = self._classes.vectors.to(device).expand(len(images), -1, -1)
-        with torch.autocast(device.type, enabled=device.type == "cuda"):
-            found = self.model.forward(images, txt_feats=texts)
+        found = in_full(self.model.forward(images, txt_feats=texts))
         with torch.autocast(device.type, enabled=False):
-            total, parts = self.model.loss({**batch, "img": images}, in_full(found))
-        return {"loss": total.sum() / len(images), **parts}
+            total, parts = self.model.loss({**batch, "img": images}, found)
+            outline = self._outlines.loss(batch["covered"].to(device))
+        weighted = total.sum() / len(images) + self._config.outline_weight * outline
+        return {"loss": weighted, **parts, "outline_loss": outline.detach()}
 
     def validate(self) -> dict[str, float]:
         """AP50 (of supervision) on procedural pictures: per kind, and of all kinds as one."""
@@ -152,6 +162,50 @@ class YoloPretraining:
         return sv.Detections(xyxy=np.array(corners, np.float32), class_id=np.array(classes, int))
 
 
+class OutlineHead(nn.Module):
+    """A second task on the features that boxes are found from: which cells defects cover.
+
+    Boxes alone teach a random network little, because at first it is told about a few cells of a
+    picture only, and about other ones each time. Every cell of every map is asked here. The head
+    is a module of the detector's, so that it is trained and resumed with it; what is loaded from a
+    run leaves it out.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Conv2d(count, 1, 1) for count in channels)
+        self._features: list[Tensor] = []
+
+    @classmethod
+    def attach(cls, model: WorldModel) -> OutlineHead:
+        """Give a detector such a head, as its module ``OUTLINES``."""
+        boxes = model.model[-1]
+        head = cls([branch[0].conv.in_channels for branch in boxes.cv2])
+        device = next(model.parameters()).device
+        model.add_module(OUTLINES, head.to(device))
+        boxes.register_forward_pre_hook(head._listen)
+        return head
+
+    def _listen(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        self._features = list(arguments[0]) if module.training else []
+
+    def loss(self, covered: Tensor) -> Tensor:
+        """Binary cross-entropy and dice of the last pictures, averaged over the feature maps.
+
+        Args:
+            covered: share of each cell of the finest map that defects cover, shape (B, 1, C, C).
+        """
+        losses = []
+        for convolution, features in zip(self.maps, self._features, strict=True):
+            logits = convolution(features.float())
+            target = F.adaptive_avg_pool2d(covered, logits.shape[-2:])
+            entropy = F.binary_cross_entropy_with_logits(logits, target)
+            likely = logits.sigmoid()
+            overlap, total = (likely * target).sum(), likely.sum() + target.sum()
+            losses.append(entropy + 1 - (2 * overlap + 1) / (total + 1))
+        return torch.stack(losses).mean()
+
+
 @dataclass(frozen=True)
 class Letterboxed:
     """Makes a batch of pictures on grey squares, in the processes that draw them.
@@ -169,20 +223,26 @@ class Letterboxed:
     def __call__(self, pictures: Sequence[Sample], number: int) -> Batch:
         """Batch ``number``, at a size of its own."""
         squares = np.full((len(pictures), self.side, self.side, 3), PADDING, np.uint8)
+        masks = np.zeros((len(pictures), 1, self.side, self.side), np.float32)
         owner: list[int] = []
         classes: list[int] = []
         boxes: list[tuple[float, float, float, float]] = []
         for index, picture in enumerate(pictures):
             height, width = picture.image.shape[:2]
             top, left = (self.side - height) // 2, (self.side - width) // 2
-            squares[index, top : top + height, left : left + width] = picture.image
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            squares[index, rows, columns] = picture.image
+            for instance in picture.instances:
+                masks[index, 0, rows, columns][instance.mask] = 1
             for x, y, w, h in _boxes(picture):
                 boxes.append((x + left + w / 2, y + top + h / 2, w, h))
             classes += _class_ids(picture, self.names)
             owner += [index] * len(picture.instances)
-        images = torch.from_numpy(squares).permute(0, 3, 1, 2)
+        images = self._resized(torch.from_numpy(squares).permute(0, 3, 1, 2), number)
+        cells = images.shape[-1] // FINEST_STRIDE
         return {
-            "img": self._resized(images, number).contiguous(),
+            "img": images.contiguous(),
+            "covered": F.adaptive_avg_pool2d(torch.from_numpy(masks), cells),
             "batch_idx": torch.tensor(owner, dtype=torch.float32),
             "cls": torch.tensor(classes, dtype=torch.float32).reshape(-1, 1),
             "bboxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) / self.side,

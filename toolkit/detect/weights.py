@@ -39,6 +39,8 @@ ARCHITECTURE = "yolov8-worldv2"
 _STEM_CHANNELS: dict[int, Scale] = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
 _SCORE_PRIOR = -7.0  # logit of 0.1 %, about the share of positions that a defect is assigned to
 _EMBEDDING = "embedding."
+OUTLINES = "outlines"
+"""Module of a detector that only pretraining uses."""
 _ENOUGH_SHARED = 0.95  # the same architecture of another ultralytics shares all; v1 shares 0.55
 
 
@@ -186,6 +188,11 @@ def save_description(
     )
 
 
+def without_outlines(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state without what only pretraining uses."""
+    return {name: t for name, t in state.items() if not name.startswith(f"{OUTLINES}.")}
+
+
 def save_weights(run: RunFolder, state: dict[str, torch.Tensor]) -> None:
     """Write ``checkpoints/best.safetensors`` in one step."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -224,7 +231,7 @@ def _load_run(root: Path) -> RunModel:
     model = build_model(scale)
     weights = run.checkpoints / "best.safetensors"
     try:
-        model.load_state_dict(safetensors.torch.load_file(weights))
+        model.load_state_dict(without_outlines(safetensors.torch.load_file(weights)))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(
             f"{weights}: is damaged or not a {ARCHITECTURE} {scale} model: train again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.runs import RunFolder
 from toolkit.segment.data import Batch, BatchBuilder
+from toolkit.segment.losses import medsam_losses
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam, encode
 from toolkit.segment.prompts import jitter_box
 from toolkit.segment.segmenter import Segmenter
@@ -46,7 +47,8 @@ def pretrain_sam(config: PretrainSamConfig) -> RunFolder:
             there, or the run folder is taken.
     """
     device = resolve_device(config.device)
-    domain = SourceDomain.of(config.picture_size, config.kinds)
+    ramp = round(config.ramp * config.steps * config.batch)
+    domain = SourceDomain.of(config.picture_size, config.kinds, ramp)
     sam = _starting_point(config)
     run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
     check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
@@ -79,8 +81,9 @@ class SamPretraining:
         self._config = config
         self._domain = domain
         self._cut = CutPrompts(sam.image_encoder.img_size, loss_cells(sam), config)
+        hard = replace(domain, ramp=0)
         self._val = [
-            domain.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)
+            hard.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)
         ]
         sam.requires_grad_(True)
 
@@ -97,8 +100,8 @@ class SamPretraining:
         return load(stream, self._config.workers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of SAM."""
-        return batch_losses(self.model, encode(self.model, batch.pixels), batch)
+        """The losses of MedSAM."""
+        return batch_losses(self.model, encode(self.model, batch.pixels), batch, medsam_losses)
 
     def validate(self) -> dict[str, float]:
         """Mean IoU over procedural defects, from exact boxes, in pixels of the pictures."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from toolkit.segment.losses import sam_losses
 from toolkit.segment.model import decode, encode, mask_size
 from toolkit.segment.segmenter import encode_views, outline
 from toolkit.segment.views import View, views_of
+
+Criterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]
+"""From logits, estimates, targets and what is inside to losses, as ``sam_losses``."""
 
 
 class SamTask:
@@ -135,12 +139,14 @@ class SamTask:
         return kept
 
 
-def batch_losses(sam: Sam, embeddings: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """The losses of SAM on a batch whose views have these embeddings; see ``sam_losses``."""
+def batch_losses(
+    sam: Sam, embeddings: Tensor, batch: Batch, criterion: Criterion = sam_losses
+) -> dict[str, Tensor]:
+    """The losses on a batch whose views have these embeddings; see ``sam_losses``."""
     device = sam.device
     logits, estimates = decode(sam, embeddings[batch.owner.to(device)], batch.boxes.to(device))
     targets, inside = batch.targets.to(device), batch.inside.to(device)
-    return sam_losses(enlarge(logits, targets.shape[-1]), estimates, targets, inside)
+    return criterion(enlarge(logits, targets.shape[-1]), estimates, targets, inside)
 
 
 def loss_cells(sam: Sam) -> int:

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from converters.errors import InputError
-from toolkit.synth.camera import snapshot
+from toolkit.synth.camera import photograph, snapshot
 from toolkit.synth.canvas import FloatImage, Mask, Size, Surface
 from toolkit.synth.noise import log_uniform
 from toolkit.synth.picture import (
@@ -61,11 +61,15 @@ class SourceDomain:
         side: pixels of the longer side of every picture.
         kinds: kinds of defects, each as likely as any other.
         good: share of the pictures without a defect, 0 to 1.
+        ramp: pictures over which easy ones (plain to see, nothing beside the defects, a good
+            camera) give way to all others; 0 for none. What is hard from the start teaches a
+            random network nothing for a long time.
     """
 
     side: int
     kinds: tuple[str, ...] = tuple(DEFECTS)
     good: float = 0.2
+    ramp: int = 0
 
     def __post_init__(self) -> None:
         """Raise ValueError for a side below 32 pixels or an unknown kind."""
@@ -74,14 +78,14 @@ class SourceDomain:
             lookup(DEFECTS, kind, "defect")
 
     @classmethod
-    def of(cls, side: int, kinds: tuple[str, ...]) -> SourceDomain:
+    def of(cls, side: int, kinds: tuple[str, ...], ramp: int = 0) -> SourceDomain:
         """Pictures with these kinds of defects, or with all of them where none is named.
 
         Raises:
             InputError: a kind is unknown.
         """
         try:
-            return cls(side, kinds or tuple(DEFECTS))
+            return cls(side, kinds or tuple(DEFECTS), ramp=ramp)
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -92,14 +96,15 @@ class SourceDomain:
         not labelled: more pictures than `good` show none.
         """
         rng = stream("source", seed, index)
+        easy = rng.random() * self.ramp > index
         shape = self._shape(rng)
-        surface, flawless = _scene(rng, shape)
-        scene, instances = self._damaged(rng, flawless)
+        surface, flawless = _scene(rng, shape, distracted=not easy)
+        scene, instances = self._damaged(rng, flawless, faded=not easy)
         window = _window(rng, scene.size)
+        take = _good_camera if easy else _any_camera
         camera = int(rng.integers(2**63))
         clean, photo = (
-            snapshot(np.random.default_rng(camera), _resized(each.image[window], shape))
-            for each in (flawless, scene)
+            take(camera, _resized(each.image[window], shape)) for each in (flawless, scene)
         )
         seen = [Instance(each.kind, _seen(each.mask, window, shape)) for each in instances]
         kept = tuple(
@@ -109,13 +114,15 @@ class SourceDomain:
         )
         return Sample(photo, surface, kept)
 
-    def _damaged(self, rng: Generator, scene: Surface) -> tuple[Surface, list[Instance]]:
+    def _damaged(
+        self, rng: Generator, scene: Surface, *, faded: bool
+    ) -> tuple[Surface, list[Instance]]:
         """A scene with its defects, and their masks."""
         instances: list[Instance] = []
         count = 1 + rng.choice(len(DEFECT_COUNTS), p=DEFECT_COUNTS)
         for _ in range(count if rng.random() >= self.good else 0):
             kind = self.kinds[rng.integers(len(self.kinds))]
-            faint = rng.random() >= FULL_STRENGTH
+            faint = faded and rng.random() >= FULL_STRENGTH
             strength = log_uniform(rng, FAINTEST_STRENGTH, 1.0) if faint else 1.0
             scene, mask = damage(rng, scene, kind, strength=strength)
             instances.append(Instance(kind, mask))
@@ -128,17 +135,28 @@ class SourceDomain:
         return (self.side, short) if rng.random() < 0.5 else (short, self.side)
 
 
-def _scene(rng: Generator, shape: Size) -> tuple[str, Surface]:
-    """A flawless product with what belongs on it, drawn finer or coarser than the picture."""
+def _scene(rng: Generator, shape: Size, *, distracted: bool) -> tuple[str, Surface]:
+    """A flawless product, drawn finer or coarser than the picture, with what belongs on it."""
     scale = log_uniform(rng, 0.8, 1.4)
     height, width = (max(SMALLEST_SIDE, round(length * scale)) for length in shape)
     name = choose_surface(rng)
     product = np.random.default_rng(rng.integers(2**63))
     scene = SURFACES[name](product, rng, (height, width))
+    if not distracted:
+        return name, scene
     distractors = list(DISTRACTORS.values())
     for _ in range(rng.choice(len(DISTRACTOR_COUNTS), p=DISTRACTOR_COUNTS)):
         scene = distractors[rng.integers(len(distractors))](rng, scene)
     return name, scene
+
+
+def _any_camera(seed: int, scene: FloatImage) -> NDArray[np.uint8]:
+    return snapshot(np.random.default_rng(seed), scene)
+
+
+def _good_camera(seed: int, scene: FloatImage) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return photograph(rng, rng, scene)
 
 
 def _window(rng: Generator, size: Size) -> tuple[slice, slice]:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from ultralytics.nn.tasks import WorldModel
 
 from converters.errors import InputError
 from converters.folder import DatasetFolder
@@ -46,6 +45,8 @@ def _config(data: Path, out: str, **options: Any) -> FinetuneYoloConfig:
 
 def _official(path: Path, scale: str, names: list[str]) -> Path:
     """A file in the official format: the pickled module in half precision, named for COCO."""
+    from ultralytics.nn.tasks import WorldModel  # after toolkit.detect
+
     model = build_model(scale, seed=9)  # type: ignore[arg-type]
     model.names = dict(enumerate(names + [f"thing {i}" for i in range(80 - len(names))]))
     model.txt_feats = make_embeddings(80, seed=9)[None]

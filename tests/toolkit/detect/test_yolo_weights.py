@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from ultralytics.nn.tasks import WorldModel
 
 from converters.errors import InputError
 from toolkit.config import FinetuneYoloConfig
@@ -40,6 +39,8 @@ def write_official(tmp_path: Path, model: Any) -> WriteOfficial:
 
     def write(name: str = "yolov8n-worldv2.pt", **entries: Any) -> Path:
         from copy import deepcopy
+
+        from ultralytics.nn.tasks import WorldModel  # after toolkit.detect
 
         published = deepcopy(model).half()
         published.__class__ = WorldModel

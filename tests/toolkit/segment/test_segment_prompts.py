@@ -8,7 +8,7 @@ from converters.dataset import Image, Instance
 from converters.errors import InputError
 from toolkit.segment.data import ImageStore, Sampler
 from toolkit.segment.frames import Frame
-from toolkit.segment.losses import dice_loss, focal_loss, mask_iou, sam_losses
+from toolkit.segment.losses import dice_loss, focal_loss, mask_iou, medsam_losses, sam_losses
 from toolkit.segment.prompts import LIMIT, jitter_box
 from toolkit.segment.views import View, random_view, random_zoomed_view, views_of
 
@@ -142,6 +142,23 @@ class TestLosses:
         assert right["loss"] < 1e-4
         assert wrong["loss"] > 20
         assert wrong["iou"] == pytest.approx(1)
+
+    def test_plain_cross_entropy_in_place_of_focal(self):
+        target = self._square()
+        right = medsam_losses(20 * (target * 2 - 1), torch.ones(1), target, self.inside)
+        unsure = torch.zeros(1, 8, 8)
+        mixed = medsam_losses(unsure, torch.ones(1), target, self.inside)
+        assert right["loss"] < 1e-4
+        assert mixed["entropy"] == pytest.approx(float(np.log(2)))
+        assert mixed["loss"] == pytest.approx(
+            float(mixed["entropy"] + mixed["dice"] + mixed["iou"])
+        )
+        inside = self.inside.clone()
+        inside[:, 6:] = 0
+        loud = unsure.clone()
+        loud[:, 6:] = 50
+        padded = (medsam_losses(x, torch.ones(1), target, inside)["loss"] for x in (unsure, loud))
+        assert next(padded) == pytest.approx(float(next(padded)))
 
     def test_focal_equals_the_published_form_on_hard_targets(self):
         torchvision = pytest.importorskip("torchvision")
