@@ -18,13 +18,13 @@ from ultralytics.nn.tasks import WorldModel
 
 from converters.dataset import Box
 from converters.geometry import region_from_mask
+from toolkit import outlines
 from toolkit.config import PretrainYoloConfig
 from toolkit.console import note
 from toolkit.detect.data import STRIDE
 from toolkit.detect.detector import Detector
 from toolkit.detect.embeddings import ANCHOR, ClassEmbeddings, anchored_embeddings
 from toolkit.detect.weights import (
-    OUTLINES,
     PRETRAIN,
     RunModel,
     StartingPoint,
@@ -33,9 +33,9 @@ from toolkit.detect.weights import (
     pack_starter,
     save_description,
     set_classes,
-    without_outlines,
 )
 from toolkit.devices import resolve_device
+from toolkit.outlines import OutlineHead, without_outlines
 from toolkit.runs import RunFolder
 from toolkit.synth.picture import Sample
 from toolkit.synth.source import SourceDomain
@@ -101,7 +101,10 @@ class YoloPretraining:
         self.model: WorldModel = start.model
         self.model.args = get_cfg()  # the weights of the losses
         self.model.requires_grad_(True)
-        self._outlines = OutlineHead.attach(self.model)
+        channels = [branch[0].conv.in_channels for branch in self.model.model[-1].cv2]
+        self._outlines = OutlineHead(channels).to(next(self.model.parameters()).device)
+        self.model.add_module(outlines.NAME, self._outlines)
+        self._seen = _Listener(self.model)
         self.steps = config.piece
         self._scale = start.scale
         self._classes, self._domain, self._config = classes, domain, config
@@ -132,7 +135,7 @@ class YoloPretraining:
         found = in_full(self.model.forward(images, txt_feats=texts))
         with torch.autocast(device.type, enabled=False):
             total, parts = self.model.loss({**batch, "img": images}, found)
-            outline = self._outlines.loss(batch["covered"].to(device))
+            outline = self._outlines.loss(self._seen.features, batch["covered"].to(device))
         weighted = total.sum() / len(images) + self._config.outline_weight * outline
         return {"loss": weighted, **parts, "outline_loss": outline.detach()}
 
@@ -162,48 +165,15 @@ class YoloPretraining:
         return sv.Detections(xyxy=np.array(corners, np.float32), class_id=np.array(classes, int))
 
 
-class OutlineHead(nn.Module):
-    """A second task on the features that boxes are found from: which cells defects cover.
+class _Listener:
+    """Keeps the feature maps that the head of a detector was given last, while it trains."""
 
-    Boxes alone teach a random network little, because at first it is told about a few cells of a
-    picture only, and about other ones each time. Every cell of every map is asked here. The head
-    is a module of the detector's, so that it is trained and resumed with it; what is loaded from a
-    run leaves it out.
-    """
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__()
-        self.maps = nn.ModuleList(nn.Conv2d(count, 1, 1) for count in channels)
-        self._features: list[Tensor] = []
-
-    @classmethod
-    def attach(cls, model: WorldModel) -> OutlineHead:
-        """Give a detector such a head, as its module ``OUTLINES``."""
-        boxes = model.model[-1]
-        head = cls([branch[0].conv.in_channels for branch in boxes.cv2])
-        device = next(model.parameters()).device
-        model.add_module(OUTLINES, head.to(device))
-        boxes.register_forward_pre_hook(head._listen)
-        return head
+    def __init__(self, model: WorldModel) -> None:
+        self.features: list[Tensor] = []
+        model.model[-1].register_forward_pre_hook(self._listen)
 
     def _listen(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        self._features = list(arguments[0]) if module.training else []
-
-    def loss(self, covered: Tensor) -> Tensor:
-        """Binary cross-entropy and dice of the last pictures, averaged over the feature maps.
-
-        Args:
-            covered: share of each cell of the finest map that defects cover, shape (B, 1, C, C).
-        """
-        losses = []
-        for convolution, features in zip(self.maps, self._features, strict=True):
-            logits = convolution(features.float())
-            target = F.adaptive_avg_pool2d(covered, logits.shape[-2:])
-            entropy = F.binary_cross_entropy_with_logits(logits, target)
-            likely = logits.sigmoid()
-            overlap, total = (likely * target).sum(), likely.sum() + target.sum()
-            losses.append(entropy + 1 - (2 * overlap + 1) / (total + 1))
-        return torch.stack(losses).mean()
+        self.features = list(arguments[0]) if module.training else []
 
 
 @dataclass(frozen=True)

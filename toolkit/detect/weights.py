@@ -26,6 +26,7 @@ from toolkit.detect.embeddings import (
     read_embeddings,
 )
 from toolkit.devices import has_bfloat16
+from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder, is_run_of
 from toolkit.starter import STARTER, read_packed, starter_path, write_packed
 
@@ -39,8 +40,6 @@ ARCHITECTURE = "yolov8-worldv2"
 _STEM_CHANNELS: dict[int, Scale] = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
 _SCORE_PRIOR = -7.0  # logit of 0.1 %, about the share of positions that a defect is assigned to
 _EMBEDDING = "embedding."
-OUTLINES = "outlines"
-"""Module of a detector that only pretraining uses."""
 _ENOUGH_SHARED = 0.95  # the same architecture of another ultralytics shares all; v1 shares 0.55
 
 
@@ -186,11 +185,6 @@ def save_description(
             "source": source,
         }
     )
-
-
-def without_outlines(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state without what only pretraining uses."""
-    return {name: t for name, t in state.items() if not name.startswith(f"{OUTLINES}.")}
 
 
 def save_weights(run: RunFolder, state: dict[str, torch.Tensor]) -> None:

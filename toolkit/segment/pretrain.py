@@ -14,9 +14,11 @@ from torch import Tensor
 from converters.dataset import Box
 from converters.errors import InputError
 from converters.geometry import region_from_mask
+from toolkit import outlines
 from toolkit.config import PretrainSamConfig
 from toolkit.console import note
 from toolkit.devices import resolve_device
+from toolkit.outlines import OutlineHead, without_outlines
 from toolkit.runs import RunFolder
 from toolkit.segment.data import Batch, BatchBuilder
 from toolkit.segment.losses import medsam_losses
@@ -56,7 +58,7 @@ def pretrain_sam(config: PretrainSamConfig) -> RunFolder:
     task = SamPretraining(sam.to(device), domain, config)
     progress = fit(task, pretraining_schedule(config, "val_iou"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val IoU {progress.best_score:.4f}")
-    best = load_file(run.checkpoints / "best.safetensors")
+    best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
     write_packed(run.checkpoints / "starter.safetensors", best, {"architecture": MODEL})
     return run
 
@@ -86,6 +88,8 @@ class SamPretraining:
             hard.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)
         ]
         sam.requires_grad_(True)
+        self._outlines = OutlineHead([ARCHITECTURES[MODEL].prompt_width]).to(sam.device)
+        sam.add_module(outlines.NAME, self._outlines)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pictures that no other epoch has seen."""
@@ -100,8 +104,13 @@ class SamPretraining:
         return load(stream, self._config.workers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of MedSAM."""
-        return batch_losses(self.model, encode(self.model, batch.pixels), batch, medsam_losses)
+        """The losses of MedSAM, and that of the second task on the embeddings."""
+        embeddings = encode(self.model, batch.pixels)
+        losses = batch_losses(self.model, embeddings, batch, medsam_losses)
+        covered = batch.targets[:, None].to(embeddings.device)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            outline = self._outlines.loss([embeddings], covered)
+        return {**losses, "loss": losses["loss"] + outline, "outline": outline.detach()}
 
     def validate(self) -> dict[str, float]:
         """Mean IoU over procedural defects, from exact boxes, in pixels of the pictures."""

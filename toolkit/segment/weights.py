@@ -25,6 +25,7 @@ from torch import Tensor
 
 from converters.errors import InputError
 from converters.files import read_json
+from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam
 from toolkit.starter import STARTER, read_packed, starter_path
@@ -78,7 +79,7 @@ def _load_run(root: Path) -> tuple[Sam, ArchitectureName]:
         raise InputError(f"{description}: names no known architecture: fine-tune again")
     path = run.checkpoints / "best.safetensors"
     try:
-        state = load_file(path)
+        state = without_outlines(load_file(path))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: is damaged: copy it or fine-tune again") from error
     return _fill(path, cast(ArchitectureName, name), state)
