@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from converters.errors import InputError
 from converters.files import write_bytes, write_text
-from toolkit.config import Config, PretrainConfig
+from toolkit.config import Config
 from toolkit.console import note
 from toolkit.devices import has_bfloat16
 from toolkit.runs import RunFolder
@@ -94,20 +94,6 @@ class Schedule:
             return self.learning_rate * (step + 1) / warmup
         progress = (step - warmup) / max(1, steps - warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def pretraining_schedule(config: PretrainConfig, score: str) -> Schedule:
-    """The whole way of a pretraining: its epochs are pieces, and nothing stops it early."""
-    pieces = math.ceil(config.steps / config.piece)
-    return Schedule(
-        epochs=pieces,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        patience=pieces,
-        score=score,
-        seed=config.seed,
-        average=config.average,
-    )
 
 
 @dataclass(frozen=True)

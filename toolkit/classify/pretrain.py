@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,16 +20,21 @@ from toolkit.classify.weights import PRETRAIN, load_backbone
 from toolkit.config import PretrainClassifierConfig
 from toolkit.console import note
 from toolkit.devices import resolve_device
+from toolkit.pretraining import (
+    FREE_ON_RESUME,
+    new_pictures,
+    schedule,
+    source_domain,
+    validation_pictures,
+)
 from toolkit.runs import RunFolder
 from toolkit.starter import write_packed
 from toolkit.synth.picture import Sample
 from toolkit.synth.source import SourceDomain
-from toolkit.synth.streaming import VALIDATION, SynthBatches, load
-from toolkit.training import check_resumable, fit, pretraining_schedule
+from toolkit.training import check_resumable, fit
 
 ANY = "defect"
 """The first output: whether there is any defect at all."""
-FREE_ON_RESUME = ("device", "workers", "resume")
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,7 @@ def pretrain_classifier(config: PretrainClassifierConfig) -> RunFolder:
             there, or the run folder is taken.
     """
     device = resolve_device(config.device)
-    ramp = round(config.ramp * config.steps * config.batch)
-    domain = SourceDomain.of(config.image_size, config.kinds, ramp)
+    domain = source_domain(config, config.image_size)
     outputs = (ANY, *domain.kinds) if config.classes == "kinds" else (ANY,)
     model = _starting_point(config, outputs)
     run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
@@ -70,7 +74,7 @@ def pretrain_classifier(config: PretrainClassifierConfig) -> RunFolder:
     }
     run.write_model(description)
     task = ClassifierPretraining(model.to(device), outputs, domain, config)
-    progress = fit(task, pretraining_schedule(config, "val_score"), run, resume=config.resume)
+    progress = fit(task, schedule(config, "val_score"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val score {progress.best_score:.4f}")
     best = load_file(run.checkpoints / "best.safetensors")
     backbone = {name: tensor for name, tensor in best.items() if not name.startswith("fc.")}
@@ -103,22 +107,12 @@ class ClassifierPretraining:
         self.steps = config.piece
         self._config, self._domain = config, domain
         self._collate = Labelled(config.image_size, outputs)
-        hard = replace(domain, ramp=0)
-        val = [hard.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)]
-        self._val = self._collate(val, 0)
+        self._val = self._collate(validation_pictures(domain, config), 0)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pictures that no other epoch has seen."""
         self.model.train()
-        stream = SynthBatches(
-            self._domain,
-            self._collate,
-            batch=self._config.batch,
-            seed=self._config.seed,
-            start=epoch * self.steps,
-            count=self.steps,
-        )
-        return load(stream, self._config.workers)
+        return new_pictures(self._domain, self._collate, self._config, epoch)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Binary cross-entropy over all outputs."""

@@ -11,15 +11,10 @@ Checkpoints of ours hold torchvision's parameter names, so that a run opens in p
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import ResNet
 
@@ -28,6 +23,7 @@ from converters.files import read_json
 from toolkit.classify.model import ARCHITECTURES, Architecture, build_resnet
 from toolkit.runs import RunFolder
 from toolkit.starter import STARTER, starter_path
+from toolkit.weights import fill, read_state
 
 COMMAND = "finetune classifier"
 PRETRAIN = "pretrain classifier"
@@ -72,7 +68,7 @@ def load_backbone(
             or of another one than asked for.
     """
     path, same_head = _resolve(source, classes)
-    state = _read_state(path)
+    state = read_state(path, "torchvision")
     found = _recognise(path, state)
     if architecture is not None and found != architecture:
         raise InputError(f"{source}: is {found}, not {architecture}: leave model out")
@@ -94,7 +90,7 @@ def load_run(root: Path) -> tuple[ResNet, Description]:
     description = _read_description(run)
     path = run.checkpoints / "best.safetensors"
     model = build_resnet(description.architecture, len(description.classes))
-    _fill(path, description.architecture, model, _read_state(path))
+    _fill(path, description.architecture, model, read_state(path, "torchvision"))
     return model, description
 
 
@@ -129,31 +125,6 @@ def _read_description(run: RunFolder) -> Description:
     return description
 
 
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    """Parameters by torchvision's names."""
-    if path.suffix != ".safetensors":
-        return _read_pickle(path)
-    try:
-        state: Mapping[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: is damaged or no safetensors file: get a whole one") from error
-    return state
-
-
-def _read_pickle(path: Path) -> Mapping[str, Tensor]:
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: is damaged, or holds more than tensors: give a file of torchvision"
-        ) from error
-    except Exception as error:  # bytes that are no pickle make an unpickler raise nearly anything
-        raise InputError(f"{path}: is damaged or no PyTorch file: get a whole one") from error
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise InputError(f"{path}: is not a state_dict: give a file of torchvision")
-    return state
-
-
 def _recognise(path: Path, state: Mapping[str, Tensor]) -> Architecture:
     """The architecture whose blocks the file's names count up."""
     if "layer3.0.conv1.weight" not in state:
@@ -171,24 +142,6 @@ def _recognise(path: Path, state: Mapping[str, Tensor]) -> Architecture:
 
 
 def _fill(path: Path, name: Architecture, model: ResNet, state: Mapping[str, Tensor]) -> None:
-    """Load a state into its architecture; every name and shape must fit."""
-    expected = model.state_dict()
     # torchvision's files are older than these counters, which nothing that is used depends on.
-    counters = {k: t for k, t in expected.items() if k.endswith(".num_batches_tracked")}
-    state = {**counters, **state}
-    problems = [f"lacks {key}" for key in expected if key not in state]
-    problems += [f"has unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} is {list(state[key].shape)}, not {list(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    problems += [
-        f"{key} has values that are not finite"
-        for key, tensor in state.items()
-        if key in expected and tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise InputError(f"{path}: looks like {name} but {problems[0]}{more}: get a whole file")
-    model.load_state_dict(state)
+    counters = {k: t for k, t in model.state_dict().items() if k.endswith(".num_batches_tracked")}
+    fill(path, name, model, {**counters, **state})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,13 +36,18 @@ from toolkit.detect.weights import (
 )
 from toolkit.devices import resolve_device
 from toolkit.outlines import OutlineHead, without_outlines
+from toolkit.pretraining import (
+    FREE_ON_RESUME,
+    new_pictures,
+    schedule,
+    source_domain,
+    validation_pictures,
+)
 from toolkit.runs import RunFolder
 from toolkit.synth.picture import Sample
 from toolkit.synth.source import SourceDomain
-from toolkit.synth.streaming import VALIDATION, SynthBatches, load
-from toolkit.training import check_resumable, fit, pretraining_schedule
+from toolkit.training import check_resumable, fit
 
-FREE_ON_RESUME = ("device", "workers", "resume")
 PADDING = 114
 """Grey level beside pictures that are not square, as ultralytics pads."""
 SCALES = (0.8, 1.0, 1.0, 1.2)
@@ -68,8 +73,7 @@ def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
             there, or the run folder is taken.
     """
     device = resolve_device(config.device)
-    ramp = round(config.ramp * config.steps * config.batch)
-    domain = SourceDomain.of(config.image_size, config.kinds, ramp)
+    domain = source_domain(config, config.image_size)
     start = load_starting_point(config.weights, config.scale, config.seed, trust=False)
     known = anchored_embeddings(domain.kinds, config.seed)
     classes = known.only((ANCHOR,) if config.classes == "defect" else domain.kinds)
@@ -80,7 +84,7 @@ def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
     set_classes(start.model, classes)
     start.model.to(device)
     task = YoloPretraining(start, classes, domain, config)
-    progress = fit(task, pretraining_schedule(config, "val_ap50"), run, resume=config.resume)
+    progress = fit(task, schedule(config, "val_ap50"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val AP50 {progress.best_score:.4f}")
     best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
     pack_starter(run, best, start.scale, known, config.image_size, source)
@@ -109,23 +113,12 @@ class YoloPretraining:
         self._scale = start.scale
         self._classes, self._domain, self._config = classes, domain, config
         self._collate = Letterboxed(config.image_size, classes.names, config.seed)
-        hard = replace(domain, ramp=0)
-        self._val = [
-            hard.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)
-        ]
+        self._val = validation_pictures(domain, config)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pictures that no other epoch has seen."""
         self.model.train()
-        stream = SynthBatches(
-            self._domain,
-            self._collate,
-            batch=self._config.batch,
-            seed=self._config.seed,
-            start=epoch * self.steps,
-            count=self.steps,
-        )
-        return load(stream, self._config.workers)
+        return new_pictures(self._domain, self._collate, self._config, epoch)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of ultralytics' detectors, per picture, and that of the second task."""

@@ -24,6 +24,7 @@ from segment_anything.modeling import (
     TwoWayTransformer,
 )
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 ArchitectureName: TypeAlias = Literal["nano", "vit_b", "vit_l", "vit_h"]
 
@@ -44,6 +45,7 @@ class Architecture:
         zoom: side of the window that is encoded for each box, in longer sides of the box; None
             encodes the whole image once for all boxes, as SAM does.
         relative_positions: whether attention also adds what it learnt about distances.
+        convolutions: whether convolutions make the patches; see ``ConvolutionalStem``.
     """
 
     image_size: int
@@ -58,6 +60,7 @@ class Architecture:
     dense_boxes: bool = False
     zoom: float | None = None
     relative_positions: bool = True
+    convolutions: bool = False
 
     @property
     def grid(self) -> int:
@@ -76,15 +79,16 @@ ARCHITECTURES: dict[ArchitectureName, Architecture] = {
         image_size=128,
         patch_size=8,
         width=128,
-        depth=6,
+        depth=4,
         heads=4,
-        global_blocks=(0, 1, 2, 3, 4, 5),
+        global_blocks=(0, 1, 2, 3),
         window=0,
         prompt_width=128,
         decoder_mlp=512,
         dense_boxes=True,
         zoom=1.5,
         relative_positions=False,
+        convolutions=True,
     ),
     "vit_b": _official(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": _official(1024, 24, 16, (5, 11, 17, 23)),
@@ -128,6 +132,56 @@ class DenseBoxPromptEncoder(PromptEncoder):  # type: ignore[misc]
         return (down[:, :, None] * across[:, None, :] * 2 - 1)[:, None]
 
 
+class ConvolutionalStem(nn.Module):
+    """Patches from three stages of residual 3x3 convolutions, each at half the resolution.
+
+    A plain patch is a linear function of its pixels; what is unlike its surroundings in texture, a
+    small transformer finds from those only after far more pictures than from convolutions.
+
+    Source: Xiao et al., "Early Convolutions Help Transformers See Better", arXiv 2106.14881; the
+    residual blocks (arXiv 1512.03385) and group norms (arXiv 1803.08494) are ours.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Give patches of 8x8 pixels as ``width`` channels."""
+        super().__init__()
+        stages = []
+        channels = 3
+        for out in (width // 4, width // 2, width):
+            stages += [_convolution(channels, out, stride=2), _Residual(out)]
+            channels = out
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As ``segment_anything``'s ``PatchEmbed``.
+
+        Args:
+            images: shape (n, 3, height, width).
+
+        Returns:
+            shape (n, height / 8, width / 8, width of the stem).
+        """
+        return cast(Tensor, self.stages(images)).permute(0, 2, 3, 1)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels, channels)
+        self.second = _convolution(channels, channels)[:2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x + cast(Tensor, self.second(self.first(x))))
+
+
+def _convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
+        nn.GroupNorm(8, out),
+        nn.GELU(),
+    )
+
+
 def build_sam(name: ArchitectureName) -> Sam:
     """A SAM with random weights; the official names give the official parameter names and shapes.
 
@@ -164,6 +218,8 @@ def _build(a: Architecture) -> Sam:
             iou_head_hidden_dim=a.prompt_width,
         ),
     )
+    if a.convolutions:
+        sam.image_encoder.patch_embed = ConvolutionalStem(a.width)
     return sam.eval()
 
 

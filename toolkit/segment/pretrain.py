@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +19,13 @@ from toolkit.config import PretrainSamConfig
 from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.outlines import OutlineHead, without_outlines
+from toolkit.pretraining import (
+    FREE_ON_RESUME,
+    new_pictures,
+    schedule,
+    source_domain,
+    validation_pictures,
+)
 from toolkit.runs import RunFolder
 from toolkit.segment.data import Batch, BatchBuilder
 from toolkit.segment.losses import medsam_losses
@@ -31,11 +38,9 @@ from toolkit.segment.weights import PRETRAIN, load_sam
 from toolkit.starter import write_packed
 from toolkit.synth.picture import Sample
 from toolkit.synth.source import SourceDomain
-from toolkit.synth.streaming import VALIDATION, SynthBatches, load
-from toolkit.training import check_resumable, fit, pretraining_schedule
+from toolkit.training import check_resumable, fit
 
 MODEL: ArchitectureName = "nano"
-FREE_ON_RESUME = ("device", "workers", "resume")
 
 
 def pretrain_sam(config: PretrainSamConfig) -> RunFolder:
@@ -49,14 +54,13 @@ def pretrain_sam(config: PretrainSamConfig) -> RunFolder:
             there, or the run folder is taken.
     """
     device = resolve_device(config.device)
-    ramp = round(config.ramp * config.steps * config.batch)
-    domain = SourceDomain.of(config.picture_size, config.kinds, ramp)
+    domain = source_domain(config, config.picture_size)
     sam = _starting_point(config)
     run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
     check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
     run.write_model({"architecture": MODEL})
     task = SamPretraining(sam.to(device), domain, config)
-    progress = fit(task, pretraining_schedule(config, "val_iou"), run, resume=config.resume)
+    progress = fit(task, schedule(config, "val_iou"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val IoU {progress.best_score:.4f}")
     best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
     write_packed(run.checkpoints / "starter.safetensors", best, {"architecture": MODEL})
@@ -82,26 +86,15 @@ class SamPretraining:
         self.steps = config.piece
         self._config = config
         self._domain = domain
-        self._cut = CutPrompts(sam.image_encoder.img_size, loss_cells(sam), config)
-        hard = replace(domain, ramp=0)
-        self._val = [
-            hard.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)
-        ]
+        self._collate = CutPrompts(sam.image_encoder.img_size, loss_cells(sam), config)
+        self._val = validation_pictures(domain, config)
         sam.requires_grad_(True)
         self._outlines = OutlineHead([ARCHITECTURES[MODEL].prompt_width]).to(sam.device)
         sam.add_module(outlines.NAME, self._outlines)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Pictures that no other epoch has seen."""
-        stream = SynthBatches(
-            self._domain,
-            self._cut,
-            batch=self._config.batch,
-            seed=self._config.seed,
-            start=epoch * self.steps,
-            count=self.steps,
-        )
-        return load(stream, self._config.workers)
+        return new_pictures(self._domain, self._collate, self._config, epoch)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of MedSAM, and that of the second task on the embeddings."""

@@ -12,14 +12,10 @@ segment-anything::
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TypeAlias, cast
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 from torch import Tensor
 
@@ -29,14 +25,17 @@ from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam
 from toolkit.starter import STARTER, read_packed, starter_path
+from toolkit.weights import fill, read_state
 
 COMMAND = "finetune sam"
 PRETRAIN = "pretrain sam"
 
+Loaded: TypeAlias = tuple[Sam, ArchitectureName]
+
 _POSITIONS = "image_encoder.pos_embed"
 
 
-def load_sam(weights: str | Path) -> tuple[Sam, ArchitectureName]:
+def load_sam(weights: str | Path) -> Loaded:
     """Build the SAM that a file or a run holds.
 
     Args:
@@ -58,11 +57,11 @@ def load_sam(weights: str | Path) -> tuple[Sam, ArchitectureName]:
         )
     if source.is_dir():
         return _load_run(source)
-    state = _read_pickle(source)
+    state = read_state(source, "segment-anything")
     return _fill(source, _recognise(source, state), state)
 
 
-def _load_starter(path: Path) -> tuple[Sam, ArchitectureName]:
+def _load_starter(path: Path) -> Loaded:
     state, description = read_packed(path)
     name = description.get("architecture")
     if name not in ARCHITECTURES:
@@ -70,7 +69,7 @@ def _load_starter(path: Path) -> tuple[Sam, ArchitectureName]:
     return _fill(path, cast(ArchitectureName, name), state)
 
 
-def _load_run(root: Path) -> tuple[Sam, ArchitectureName]:
+def _load_run(root: Path) -> Loaded:
     run = RunFolder.open(root, COMMAND, PRETRAIN)
     description = run.checkpoints / "model.json"
     content = read_json(description)
@@ -78,25 +77,8 @@ def _load_run(root: Path) -> tuple[Sam, ArchitectureName]:
     if name not in ARCHITECTURES:
         raise InputError(f"{description}: names no known architecture: fine-tune again")
     path = run.checkpoints / "best.safetensors"
-    try:
-        state = without_outlines(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: is damaged: copy it or fine-tune again") from error
+    state = without_outlines(read_state(path, "the toolkit"))
     return _fill(path, cast(ArchitectureName, name), state)
-
-
-def _read_pickle(path: Path) -> Mapping[str, Tensor]:
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: is damaged, or holds more than tensors: give an official SAM file"
-        ) from error
-    except Exception as error:  # bytes that are no pickle make an unpickler raise nearly anything
-        raise InputError(f"{path}: is damaged or no PyTorch file: download it again") from error
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise InputError(f"{path}: is not a state_dict: give an official SAM file")
-    return state
 
 
 def _recognise(path: Path, state: Mapping[str, Tensor]) -> ArchitectureName:
@@ -113,19 +95,7 @@ def _recognise(path: Path, state: Mapping[str, Tensor]) -> ArchitectureName:
     )
 
 
-def _fill(path: Path, name: ArchitectureName, state: Mapping[str, Tensor]) -> tuple[Sam, Any]:
-    """Load a state into its architecture; every name and shape must fit."""
+def _fill(path: Path, name: ArchitectureName, state: Mapping[str, Tensor]) -> Loaded:
     sam = build_sam(name)
-    expected = sam.state_dict()
-    problems = [f"lacks {key}" for key in expected if key not in state]
-    problems += [f"has unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} is {list(state[key].shape)}, not {list(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise InputError(f"{path}: looks like {name} but {problems[0]}{more}: get a whole file")
-    sam.load_state_dict(state)
+    fill(path, name, sam, state)
     return sam, name
