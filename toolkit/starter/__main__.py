@@ -23,10 +23,11 @@ from toolkit.starter import FOLDER
 
 MEASURED = "## On real pictures"
 _MODELS = {
-    "yolo_world_n": ("YOLO-World v2 n, a detector", "pretrain yolo"),
-    "sam_nano": ("SAM nano, a segmenter", "pretrain sam"),
-    "resnet18": ("ResNet-18, a backbone for whole pictures", "pretrain classifier"),
+    "yolo_world_n": ("YOLO-World v2 n, a detector", "pretrain yolo", "val_ap50"),
+    "sam_nano": ("SAM nano, a segmenter", "pretrain sam", "val_iou"),
+    "resnet18": ("ResNet-18, for whole pictures", "pretrain classifier", "val_score"),
 }
+"""Title, command, and the figure by which the kept weights were chosen."""
 _OF_THE_MACHINE = ("command", "out", "device", "workers", "resume")
 
 
@@ -49,12 +50,13 @@ def main(arguments: list[str]) -> None:
 
 def describe(name: str, run: RunFolder) -> str:
     """What a run was, as the head of its card."""
-    title, command = _MODELS[name]
+    title, command, score = _MODELS[name]
     config = {key: value for key, value in run.config().items() if key not in _OF_THE_MACHINE}
     lines = (run.root / "log.jsonl").read_text(encoding="utf-8").splitlines()
     log: list[dict[str, Any]] = [json.loads(line) for line in lines]
     hours = sum(record["seconds"] for record in log) / 3600
-    figures = {key: value for key, value in log[-1].items() if key.startswith("val_")}
+    best = max(log, key=lambda record: float(record[score]))
+    figures = {key: value for key, value in best.items() if key.startswith("val_")}
     pictures = log[-1]["step"] * config["batch"]
     size = (FOLDER / f"{name}.safetensors").stat().st_size / 1e6
     validated = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
@@ -65,7 +67,8 @@ Starter weights of the defect toolkit: `--weights starter`.
 - **Data**: procedural pictures of `toolkit synth`'s source domain alone, drawn while it learnt:
   {pictures:,} different ones, seed {config["seed"]}. No photograph, no weights of others.
 - **Command**: `toolkit {command} --out RUN` with the settings below; {log[-1]["step"]:,} steps,
-  {hours:.1f} hours on one CPU core. Starting from: {config["weights"]}.
+  {hours:.1f} hours on one CPU core; kept after step {best["step"]:,}. Starting from:
+  {config["weights"]}.
 - **On procedural pictures it never saw**: {validated}.
 - **File**: safetensors, half precision, {size:.1f} MB.
 - **Licence**: that of the toolkit, AGPL-3.0-or-later.

@@ -117,9 +117,9 @@ def stamped_part(product: Generator, rng: Generator, size: Size) -> Surface:
         height += np.float32(0.6) * blurred(_filled(size, [pose(step)]), max(0.6, unit))
     tone = 1 + np.float32(1.6 * edge * max(1.0, bevel * unit) / 2) * relief(height, light)
     tone += np.float32(texture) * (fractal(rng, size, max(1.0, cell * unit), 2) + white(rng, size))
-    ground = _ground(rng, size, belt, rough, coverage, light)
+    ground, shade = _ground(rng, size, belt, rough, coverage, light)
     image = mix(ground, tinted(np.maximum(tone, np.float32(0.05)), metal), coverage)
-    return Surface(exposed(image), exposed(ground), light, part=coverage)
+    return Surface(exposed(image), exposed(ground), light, part=coverage, shadow=shade)
 
 
 def _filled(size: Size, polygons: list[Points]) -> FloatImage:
@@ -143,13 +143,14 @@ def _ground(
     rough: float,
     coverage: FloatImage,
     light: tuple[float, float],
-) -> FloatImage:
-    """What a part lies on, with the shadow that the part casts."""
+) -> tuple[FloatImage, FloatImage]:
+    """What a part lies on, and the share of light that the part's shadow leaves on it (HxW)."""
     unit = unit_of(size)
     reach = log_uniform(rng, 2, 8) * unit
     tone = 1 + np.float32(rough) * fractal(rng, size, max(2.0, 7 * unit), 2, 0.7)
     cast = blurred(shifted(coverage, -reach * light[0], -reach * light[1]), max(0.5, 0.6 * reach))
-    return tinted(tone * (1 - np.float32(0.55) * cast), colour)
+    shade = 1 - np.float32(0.55) * cast
+    return tinted(tone * shade, colour), shade
 
 
 def _pose(rng: Generator, size: Size, move: NDArray[np.float64], turn: float) -> _Pose:
@@ -240,9 +241,9 @@ def screw(product: Generator, rng: Generator, size: Size) -> Surface:
     tone = tone * (1 + np.float32(0.4) * threaded * flank)
     tone += np.float32(0.5) * relief(np.minimum(radius, np.float32(90)), (cosine, sine))
     tone += np.float32(rough) * white(rng, size)
-    ground = _ground(rng, size, belt, rough, coverage, light)
+    ground, shade = _ground(rng, size, belt, rough, coverage, light)
     image = mix(ground, tinted(np.maximum(tone, np.float32(0.03)), metal), coverage)
-    return Surface(exposed(image), exposed(ground), light, part=coverage)
+    return Surface(exposed(image), exposed(ground), light, part=coverage, shadow=shade)
 
 
 def _turned_profile(product: Generator) -> tuple[FloatImage, FloatImage]:

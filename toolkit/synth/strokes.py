@@ -23,7 +23,7 @@ THINNEST = 1.2
 def scratch(rng: Generator, surface: Surface) -> Patch:
     """One to three nearly straight grooves side by side, lit on one flank, fading in places."""
     unit, site = surface.unit, find_site(rng, surface)
-    length, heading = log_uniform(rng, 14, 230) * unit, rng.uniform(0, math.pi)
+    length, heading = log_uniform(rng, 14, 230) * unit, direction(rng)
     width = max(THINNEST, log_uniform(rng, 0.8, 3.2) * unit)
     paths = []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
@@ -48,8 +48,17 @@ def crack(rng: Generator, surface: Surface) -> Patch:
     unit, site = surface.unit, find_site(rng, surface)
     length = log_uniform(rng, 32, 200) * unit
     width = max(THINNEST, log_uniform(rng, 1.0, 3.4) * unit)
-    heading = rng.uniform(0, 2 * math.pi)
-    trunk = wander(rng, (site.x, site.y), heading, length, bend=0.7, jag=0.5, step=3 * unit)
+    heading = direction(rng)
+    straight = rng.choice([0.2, 1.0])
+    trunk = wander(
+        rng,
+        (site.x, site.y),
+        heading,
+        length,
+        bend=0.7 * straight,
+        jag=0.5 * straight,
+        step=3 * unit,
+    )
     paths = [(trunk, tapering(len(trunk), width))]
     for _ in range(rng.integers(0, 5)):
         node = int(rng.integers(1, len(trunk)))
@@ -99,6 +108,16 @@ def thread(rng: Generator, surface: Surface) -> Patch:
     shadow = blurred(shifted(coverage, *(-0.5 * width * light)), max(0.5, 0.3 * width))
     shaded = surface.image[window.area] * (1 - 0.3 * shadow[..., None])
     return Patch(window, coverage, mix(shaded, look * twist[..., None], coverage))
+
+
+def direction(rng: Generator) -> float:
+    """Where a line heads, in radians: often along a side of the picture.
+
+    Parts lie straight under the camera, and what scratches or splits them moves along them.
+    """
+    if rng.random() < 0.4:
+        return float(rng.choice([0, 1, 2, 3]) * math.pi / 2 + rng.normal(0, 0.07))
+    return rng.uniform(0, 2 * math.pi)
 
 
 def wander(
