@@ -68,7 +68,9 @@ def test_gradients_of_one_call_equal_those_of_the_library(nano):
 def test_the_encoder_learns_through_the_decoder(nano):
     images, owner, boxes = _two_images(nano)
     logits, _ = decode(nano, encode(nano, images)[owner], boxes)
-    (gradient,) = torch.autograd.grad(logits.mean(), [nano.image_encoder.patch_embed.stages[0][0].weight])
+    (gradient,) = torch.autograd.grad(
+        logits.mean(), [nano.image_encoder.patch_embed.stages[0][0].weight]
+    )
     assert gradient.abs().max() > 0
 
 
