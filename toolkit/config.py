@@ -407,9 +407,9 @@ class DemoConfig(Config):
     image_size: ImageSize = 160
     """Pixels of the longer side that YOLO-World sees; a multiple of 32."""
     yolo_epochs: Positive | None = None
-    """Passes of YOLO-World over the training images; by default 15, from random weights 50."""
+    """Passes of YOLO-World over the training images; by default 30, from random weights 50."""
     sam_epochs: Positive | None = None
-    """Passes of SAM over the training instances; by default 8, from random weights 40."""
+    """Passes of SAM over the training instances; by default 10, from random weights 40."""
     seed: NotNegative = 0
     """Seed of everything random."""
     device: Device = "auto"

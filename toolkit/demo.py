@@ -20,7 +20,7 @@ SURFACE = "turned_disc"
 DEFECTS = ("hole", "thread", "stain")
 PER_DEFECT = 30
 BATCH = 8  # few pictures: small batches make more steps of an epoch
-EPOCHS = {"starter": (15, 8), "none": (50, 40)}
+EPOCHS = {"starter": (30, 10), "none": (50, 40)}
 """Passes of YOLO-World and of SAM, by what they start from."""
 ROWS = 8
 MAX_DETECTIONS = 20  # per picture, a few times as many as there are defects; each is outlined
