@@ -277,7 +277,7 @@ class PretrainConfig(Config):
     kinds: tuple[str, ...] = ()
     """Kinds of defects that are drawn; all of them where not given."""
     steps: Positive = 20000
-    """Optimiser steps in all."""
+    """Optimiser steps in all, rounded up to whole pieces."""
     ramp: Fraction = 0.3
     """Share of the steps over which easy pictures give way to all others."""
     piece: Positive = 500

@@ -19,7 +19,6 @@ from toolkit.classify.pretrain import pretrain_classifier
 from toolkit.classify.weights import load_backbone
 from toolkit.config import (
     PretrainClassifierConfig,
-    PretrainConfig,
     PretrainSamConfig,
     PretrainYoloConfig,
 )
@@ -191,10 +190,17 @@ def test_a_packed_classifier_is_a_starter(tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
-def test_the_configurations_share_their_fields() -> None:
-    shared = set(PretrainConfig.model_fields)
-    for config in (PretrainYoloConfig, PretrainSamConfig, PretrainClassifierConfig):
-        assert shared <= set(config.model_fields)
+def test_going_on_keeps_the_classes_that_were_learnt(tmp_path: Path) -> None:
+    first = yolo(tmp_path / "first", kinds=("hole", "crack"))
+    second = yolo(tmp_path / "second", kinds=("crack", "stain"), weights=str(first.root), seed=5)
+
+    learnt, kept = (
+        load_starting_point(str(run.root), "n", 0, False).embeddings for run in (first, second)
+    )
+    assert learnt is not None and kept is not None
+    assert kept.names == (ANCHOR, "crack", "stain")
+    assert torch.allclose(kept.vectors[:2], learnt.only((ANCHOR, "crack")).vectors)
+    assert float(kept.vectors[2] @ learnt.vectors[0]) == pytest.approx(0.5**0.5, abs=1e-5)
 
 
 def _install(run: RunFolder, name: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

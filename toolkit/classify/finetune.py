@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torchvision.models import ResNet
@@ -20,8 +19,8 @@ from toolkit.config import FinetuneClassifierConfig
 from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.predictions import ImageProbabilities, PredictionCard, write_probabilities
-from toolkit.runs import RunFolder, is_run_of
-from toolkit.starter import STARTER
+from toolkit.runs import RunFolder
+from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, check_resumable, fit
 
 FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume")
@@ -114,7 +113,7 @@ def _plan(config: FinetuneClassifierConfig) -> Schedule:
     Weights that have seen procedural pictures alone have more to learn than those of ImageNet.
     """
     random = config.weights == "none"
-    procedural = config.weights == STARTER or is_run_of(Path(config.weights), PRETRAIN)
+    procedural = is_pretrained(config.weights, PRETRAIN)
     whole = 1e-3 if random else 3e-4 if procedural else 1e-4
     rate = {"all": whole, "layer4": 3e-4, "head": 1e-3}[config.train]
     epochs = config.epochs or (80 if random else 30)

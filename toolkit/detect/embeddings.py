@@ -128,13 +128,22 @@ def resolve_embeddings(
     return ClassEmbeddings(names, vectors, tuple(origins))
 
 
-def anchored_embeddings(names: tuple[str, ...], seed: int) -> ClassEmbeddings:
+def anchored_embeddings(
+    names: tuple[str, ...], seed: int, known: ClassEmbeddings | None = None
+) -> ClassEmbeddings:
     """``ANCHOR`` and classes that each point half its way and half their own.
 
     Whatever is found as one of the classes also answers to ``ANCHOR``, and a class that comes later
     starts, beside the same anchor, as a defect of no known kind rather than as nothing at all. Two
     classes have a cosine of 1/2.
+
+    Args:
+        names: classes besides ``ANCHOR``.
+        seed: of what is made.
+        known: embeddings that the weights have learnt; kept where they have an anchor themselves.
     """
+    if known is not None and ANCHOR in known.names:
+        return resolve_embeddings((ANCHOR, *names), None, known, seed)
     made = make_embeddings(len(names) + 1, seed)
     vectors = torch.cat([made[:1], _halfway(made[0], made[1:])])
     return ClassEmbeddings((ANCHOR, *names), vectors, (f"made (seed {seed})",) * len(vectors))

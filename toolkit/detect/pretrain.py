@@ -28,7 +28,6 @@ from toolkit.detect.weights import (
     PRETRAIN,
     RunModel,
     StartingPoint,
-    in_full,
     load_starting_point,
     pack_starter,
     save_description,
@@ -75,7 +74,7 @@ def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
     device = resolve_device(config.device)
     domain = source_domain(config, config.image_size)
     start = load_starting_point(config.weights, config.scale, config.seed, trust=False)
-    known = anchored_embeddings(domain.kinds, config.seed)
+    known = anchored_embeddings(domain.kinds, config.seed, start.embeddings)
     classes = known.only((ANCHOR,) if config.classes == "defect" else domain.kinds)
     run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
     check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
@@ -125,7 +124,7 @@ class YoloPretraining:
         device = next(self.model.parameters()).device
         images = batch["img"].to(device).float() / 255
         texts = self._classes.vectors.to(device).expand(len(images), -1, -1)
-        found = in_full(self.model.forward(images, txt_feats=texts))
+        found = self.model.forward(images, txt_feats=texts)
         with torch.autocast(device.type, enabled=False):
             total, parts = self.model.loss({**batch, "img": images}, found)
             outline = self._outlines.loss(self._seen.features, batch["covered"].to(device))

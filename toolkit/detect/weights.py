@@ -86,7 +86,7 @@ class RunModel:
 class MixedWorldModel(WorldModel):  # type: ignore[misc]
     """YOLO-World that learns in bfloat16 on processors that are made for it.
 
-    ultralytics mixes precision on GPUs only. What comes out is in single precision: the losses'
+    ultralytics mixes precision on GPUs only. What losses are given is in single precision: their
     distributions over pixels need more digits than bfloat16 has.
     """
 
@@ -95,16 +95,16 @@ class MixedWorldModel(WorldModel):  # type: ignore[misc]
         mixed = self.training and x.device.type == "cpu" and has_bfloat16(x.device)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             found = super().predict(x, *arguments, **options)
-        return in_full(found) if mixed else found
+        return _in_full(found) if self.training else found
 
 
-def in_full(found: Any) -> Any:
+def _in_full(found: Any) -> Any:
     """Whatever a head gives, in single precision."""
     if isinstance(found, torch.Tensor):
         return found.float()
     if isinstance(found, dict):
-        return {name: in_full(value) for name, value in found.items()}
-    return type(found)(in_full(value) for value in found)
+        return {name: _in_full(value) for name, value in found.items()}
+    return type(found)(_in_full(value) for value in found)
 
 
 def build_model(scale: Scale, seed: int = 0) -> WorldModel:

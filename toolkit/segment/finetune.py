@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,13 +13,13 @@ from toolkit.config import FinetuneSamConfig
 from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.predictions import PredictionCard, write_predictions
-from toolkit.runs import RunFolder, is_run_of
+from toolkit.runs import RunFolder
 from toolkit.segment.data import Prompt, masked_prompts
 from toolkit.segment.model import ARCHITECTURES, build_sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
 from toolkit.segment.task import SamTask
 from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam
-from toolkit.starter import STARTER
+from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, check_resumable, fit
 
 FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume")
@@ -82,7 +81,7 @@ def _plan(config: FinetuneSamConfig) -> tuple[Literal["decoder", "all"], Schedul
     over-training makes SAM deaf to its prompts (SAM-Med2D #25: 15 epochs good, 100 bad).
     """
     random = config.weights == "none"
-    procedural = config.weights == STARTER or is_run_of(Path(config.weights), PRETRAIN)
+    procedural = is_pretrained(config.weights, PRETRAIN)
     learns = config.train or ("all" if random or procedural else "decoder")
     rate = 2e-3 if random else 5e-4 if procedural else {"decoder": 1e-4, "all": 1e-5}[learns]
     epochs = config.epochs or (40 if random else 15)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from converters.errors import InputError
 from converters.files import write_bytes
+from toolkit.runs import is_run_of
 
 STARTER = "starter"
 """What ``--weights`` takes for them."""
@@ -40,6 +41,11 @@ def starter_path(name: Name) -> Path:
             "or the run folder of a `toolkit pretrain` of yours"
         )
     return path
+
+
+def is_pretrained(weights: str, command: str) -> bool:
+    """Whether weights have seen procedural pictures alone: the starter, or a run of ``command``."""
+    return weights == STARTER or is_run_of(Path(weights), command)
 
 
 def read_packed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

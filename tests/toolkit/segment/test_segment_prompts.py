@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from converters.dataset import Image, Instance
 from converters.errors import InputError
@@ -161,7 +162,6 @@ class TestLosses:
         assert next(padded) == pytest.approx(float(next(padded)))
 
     def test_focal_equals_the_published_form_on_hard_targets(self):
-        torchvision = pytest.importorskip("torchvision")
         torch.manual_seed(0)
         logits, target = torch.randn(1, 8, 8), self._square()
         expected = torchvision.ops.sigmoid_focal_loss(logits, target, alpha=-1, reduction="mean")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from converters.errors import InputError
+from toolkit.synth import source
 from toolkit.synth.registry import DEFECTS
 from toolkit.synth.source import FEWEST_PIXELS, SourceDomain
 
@@ -59,17 +60,37 @@ def test_only_the_kinds_that_were_asked_for_are_drawn() -> None:
     assert kinds == {"hole", "crack"}
 
 
-def test_defects_can_be_seen() -> None:
-    """What is labelled differs from the same picture without defects, give or take the camera."""
-    damaged, good = SourceDomain(96, good=0.0), SourceDomain(96, good=1.0)
+def test_what_the_camera_lost_is_not_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def labelled(least: float, ratio: float) -> list[int]:
+        monkeypatch.setattr(source, "FAINTEST_CHANGE", least)
+        monkeypatch.setattr(source, "FAINTEST_RATIO", ratio)
+        return [len(DOMAIN.draw(4, index).instances) for index in range(40)]
 
-    changed = []
-    for index in range(12):
-        with_defects, without = damaged.draw(4, index), good.draw(4, index)
-        if not with_defects.instances or with_defects.image.shape != without.image.shape:
-            continue
-        changed.append(not np.array_equal(with_defects.image, without.image))
-    assert changed and all(changed)
+    everything, usual, nothing = labelled(0, 0), labelled(3, 0.3), labelled(256, 0)
+    assert sum(nothing) == 0
+    assert 0 < sum(usual) < sum(everything)
+
+
+@pytest.mark.parametrize(("change", "shows"), [(0, False), (2, False), (30, True)])
+def test_a_defect_shows_where_the_photograph_changes(change: int, shows: bool) -> None:
+    clean = np.full((20, 20, 3), 100, np.uint8)
+    mask = np.zeros((20, 20), bool)
+    mask[5:9, 5:9] = True
+    photo = clean + np.uint8(change) * mask[..., None].astype(np.uint8)
+
+    assert source._shows(clean, photo, mask) is shows
+
+
+def test_easy_pictures_give_way_to_all_others() -> None:
+    """At the start of a ramp pictures differ from those without one; after it they are the same."""
+    ramped = SourceDomain(64, ramp=10)
+
+    plain = SourceDomain(64)
+    same = [
+        np.array_equal(ramped.draw(0, index).image, plain.draw(0, index).image)
+        for index in (0, 10, 11)
+    ]
+    assert same == [False, True, True]
 
 
 def test_an_unknown_kind_is_refused() -> None:
