@@ -340,6 +340,8 @@ class PretrainClassifierConfig(PretrainConfig):
     """Tell the kinds of defects apart, or only defective pictures from good ones."""
     image_size: ImageSize = 128
     """Pixels of the square that the network sees."""
+    outline_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of a second task, in which every cell says whether a defect covers it; 0 for none."""
 
 
 class PredictConfig(Config):

@@ -22,6 +22,9 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet's red, green and blue, which torchvision's weights expect."""
 
+PADDING = (124, 116, 104)
+"""ImageNet's mean colour."""
+
 Labels: TypeAlias = npt.NDArray[np.int64]
 """Shape (pictures,): index of each picture's class."""
 
@@ -55,7 +58,7 @@ class Batch:
     labels: Tensor
 
 
-def letterbox(image: RgbImage, side: int) -> RgbImage:
+def letterbox(image: RgbImage, side: int, padding: tuple[int, int, int] = PADDING) -> RgbImage:
     """Fit a picture of any shape into a square, padded evenly with ImageNet's mean colour.
 
     Squashed to a square, a thin defect would change its direction and its width; padding keeps it,
@@ -66,7 +69,7 @@ def letterbox(image: RgbImage, side: int) -> RgbImage:
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     square = np.empty((side, side, 3), dtype=np.uint8)
-    square[:] = np.round(np.multiply(MEAN, 255))
+    square[:] = padding
     top, left = (side - h) // 2, (side - w) // 2
     square[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=smooth)
     return square

@@ -21,6 +21,7 @@ from torchvision.models import ResNet
 from converters.errors import InputError
 from converters.files import read_json
 from toolkit.classify.model import ARCHITECTURES, Architecture, build_resnet
+from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder
 from toolkit.starter import STARTER, starter_path
 from toolkit.weights import fill, read_state
@@ -68,7 +69,7 @@ def load_backbone(
             or of another one than asked for.
     """
     path, same_head = _resolve(source, classes)
-    state = read_state(path, "torchvision")
+    state = without_outlines(read_state(path, "torchvision"))
     found = _recognise(path, state)
     if architecture is not None and found != architecture:
         raise InputError(f"{source}: is {found}, not {architecture}: leave model out")
