@@ -94,7 +94,7 @@ def _read(source: Path, out: Path) -> Dataset:
 
 
 def _row(name: str, dataset: Dataset, detector: Detector, threshold: float) -> Iterator[str]:
-    (matches,) = match(dataset, predict_dataset(detector, dataset), "box", 0.5)
+    (matches,) = match(dataset, predict_dataset(detector, dataset), "box")
     weights = image_weights(dataset.image_labels(), RESAMPLES, 0, dataset.photographs())
     count = len(dataset.images)
 
@@ -102,21 +102,21 @@ def _row(name: str, dataset: Dataset, detector: Detector, threshold: float) -> I
         return np.bincount(matches.image[chosen], minlength=count)
 
     def recall(chosen: np.ndarray) -> Samples:
-        return ratio(per_image(chosen), matches.instances, weights)
+        return ratio(per_image(chosen), matches.instances[0], weights)
 
-    ar = np.mean([recall(found) for found in matches.found], axis=0)
+    ar = np.mean([recall(found) for found in matches.found[0]], axis=0)
     sure = matches.scores >= threshold
     good = np.array([image.is_good for image in dataset.images])
     figures = [
         to_figure(ar, n=count),
-        to_figure(recall(matches.found[0]), n=count),
-        to_figure(recall(matches.found[0] & sure), n=count),
+        to_figure(recall(matches.found[0, 0]), n=count),
+        to_figure(recall(matches.found[0, 0] & sure), n=count),
     ]
     texts = [_text(figure) for figure in figures]
     alarms = "no good pictures"
     if good.any():
         alarms = _text(to_figure(ratio(per_image(sure) * good, good * 1, weights), n=count))
-    defects = int(matches.instances.sum())
+    defects = int(matches.instances[0].sum())
     yield f"| {name} | {count} ({good.sum()}) | {defects} | {' | '.join(texts)} | {alarms} |"
 
 

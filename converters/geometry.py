@@ -134,20 +134,37 @@ def mask_from_segmentation(segmentation: Segmentation, height: int, width: int) 
         ValueError: the RLE's size is not that of the image, or the segmentation is of no known
             form.
     """
+    rle = _rle_from_segmentation(segmentation, height, width)
+    return cast(BinaryMask, coco_mask.decode(rle).astype(np.bool_))
+
+
+def region_from_segmentation(segmentation: Segmentation, height: int, width: int) -> Region:
+    """Tight box and crop of what ``mask_from_segmentation`` gives, without a look at the rest.
+
+    Raises:
+        ValueError: as there, or the mask is empty.
+    """
+    rle = _rle_from_segmentation(segmentation, height, width)
+    x, y, w, h = (int(value) for value in coco_mask.toBbox(rle))
+    if w == 0 or h == 0:
+        raise ValueError("empty mask")
+    crop = coco_mask.decode(rle)[y : y + h, x : x + w]
+    return (x, y, w, h), np.ascontiguousarray(crop).view(np.bool_)
+
+
+def _rle_from_segmentation(segmentation: Segmentation, height: int, width: int) -> Any:
     if isinstance(segmentation, list):
         parts = [part for part in segmentation if len(part) >= 6]
         if not parts:
             raise ValueError("no polygon of at least three points")
-        rle = coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
-    elif isinstance(segmentation, dict) and "counts" in segmentation:
+        return coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
+    if isinstance(segmentation, dict) and "counts" in segmentation:
         if list(segmentation.get("size", ())) != [height, width]:
             raise ValueError(f"RLE of size {segmentation.get('size')}, image {[height, width]}")
-        rle = segmentation
         if isinstance(segmentation["counts"], list):
-            rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        raise ValueError("neither polygons nor RLE")
-    return cast(BinaryMask, coco_mask.decode(rle).astype(np.bool_))
+            return coco_mask.frPyObjects(segmentation, height, width)
+        return segmentation
+    raise ValueError("neither polygons nor RLE")
 
 
 def region_from_mask(mask: BinaryMask) -> Region:

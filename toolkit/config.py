@@ -389,6 +389,10 @@ class EvaluateConfig(Config):
     """Score threshold for F1, IoU, Dice and image verdicts; chosen on val where not given."""
     iou: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """IoU from which a detection counts as found in F1."""
+    max_detections: Positive = 100
+    """Detections that count in AP, AR and F1 per image and class, the surest."""
+    backend: Literal["arrays", "pycocotools"] = "arrays"
+    """Who matches detections to defects: both give the same, pycocotools takes longer."""
     resamples: NotNegative = 1000
     """Bootstrap resamples of the images; 0 leaves the intervals out."""
     seed: NotNegative = 0

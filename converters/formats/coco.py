@@ -14,11 +14,7 @@ from typing import Any
 from converters.dataset import Dataset, Image, Instance
 from converters.errors import InputError
 from converters.files import read_json, write_json
-from converters.geometry import (
-    mask_from_segmentation,
-    region_from_mask,
-    segmentation_from_region,
-)
+from converters.geometry import region_from_segmentation, segmentation_from_region
 
 
 def to_coco(dataset: Dataset, *, licence: str = "") -> dict[str, Any]:
@@ -142,7 +138,7 @@ def _instance(
         x, y, w, h = (float(value) for value in entry["bbox"])
         return Instance(category, (x, y, w, h), None, int(entry["id"]))
     try:
-        box, crop = region_from_mask(mask_from_segmentation(segmentation, *size))
+        box, crop = region_from_segmentation(segmentation, *size)
     except ValueError as error:
         raise InputError(
             f"{path}: annotation {entry['id']} cannot be rasterised ({error}): correct it"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models import ResNet
 
+from converters.dataset import Box
 from converters.errors import InputError
+from converters.geometry import region_from_mask
 from toolkit import outlines
 from toolkit.classify.data import letterbox, to_input
 from toolkit.classify.model import build_resnet
@@ -32,7 +35,7 @@ from toolkit.pretraining import (
 )
 from toolkit.runs import RunFolder
 from toolkit.starter import write_packed
-from toolkit.synth.picture import Sample
+from toolkit.synth.picture import Instance, Sample
 from toolkit.synth.source import SourceDomain
 from toolkit.training import check_resumable, fit
 
@@ -43,6 +46,16 @@ STAGES = ("layer2", "layer3", "layer4")
 """Stages whose cells the second task asks, from the finest."""
 FINEST_STRIDE = 8
 """Pixels per cell of the finest of them."""
+
+CLOSE_UPS = 0.5
+"""Share of the defective pictures of which the network sees a window around one of the defects: on
+the whole picture many are so small that what kind they are is learnt late."""
+CLOSENESS = (1.5, 4.0)
+"""Side of such a window, as a multiple of the defect's longer side."""
+SMALLEST_WINDOW = 24
+"""Least side of such a window, in pixels."""
+LEFT = 0.25
+"""Share of a defect's pixels that must lie in the window for it to count as there."""
 
 BLACK = (0, 0, 0)
 
@@ -119,8 +132,9 @@ class ClassifierPretraining:
         self.model = model.to(memory_format=torch.channels_last)
         self.steps = config.piece
         self._config, self._domain = config, domain
-        self._collate = Labelled(config.image_size, outputs)
-        self._val = self._collate(validation_pictures(domain, config), 0)
+        self._collate = Labelled(config.image_size, outputs, config.seed, CLOSE_UPS)
+        whole = replace(self._collate, close_ups=0)
+        self._val = whole(validation_pictures(domain, config), 0)
         stages = [getattr(model, name) for name in STAGES]
         self._features: list[Tensor] = []
         for stage in stages:
@@ -163,13 +177,19 @@ class Labelled:
     Attributes:
         side: of the squares, in pixels.
         outputs: ``ANY``, then kinds of defects.
+        seed: of the close-ups.
+        close_ups: share of the defective pictures that are shown as a window around a defect.
     """
 
     side: int
     outputs: tuple[str, ...]
+    seed: int
+    close_ups: float
 
     def __call__(self, pictures: Sequence[Sample], number: int) -> Batch:
-        """Any batch; its ``number`` decides nothing."""
+        """Batch ``number``, with close-ups of its own."""
+        rng = np.random.default_rng([self.seed, number])
+        pictures = [self._view(picture, rng) for picture in pictures]
         squares = np.stack([letterbox(picture.image, self.side) for picture in pictures])
         masks = np.stack([letterbox(_covered(picture), self.side, BLACK) for picture in pictures])
         targets = np.zeros((len(pictures), len(self.outputs)), np.float32)
@@ -183,6 +203,33 @@ class Labelled:
             torch.from_numpy(targets),
             F.adaptive_avg_pool2d(covered, cells),
         )
+
+    def _view(self, picture: Sample, rng: Generator) -> Sample:
+        """The picture, or a window around one of its defects."""
+        if rng.random() >= self.close_ups or not picture.instances:
+            return picture
+        chosen = picture.instances[rng.integers(len(picture.instances))]
+        (x, y, w, h), _ = region_from_mask(chosen.mask)
+        window = _window((x, y, w, h), picture.image.shape[:2], rng)
+        instances = [Instance(each.kind, each.mask[window]) for each in picture.instances]
+        left = [
+            after
+            for before, after in zip(picture.instances, instances, strict=True)
+            if np.count_nonzero(after.mask) >= LEFT * np.count_nonzero(before.mask)
+        ]
+        return Sample(picture.image[window], picture.surface, tuple(left))
+
+
+def _window(box: Box, shape: tuple[int, int], rng: Generator) -> tuple[slice, slice]:
+    """Rows and columns of a window that holds a box somewhere, cut at the picture's border."""
+    wanted = rng.uniform(*CLOSENESS) * max(box[2:])
+    ranges = []
+    for start, length, limit in zip(box[1::-1], box[:1:-1], shape, strict=True):
+        side = min(limit, max(SMALLEST_WINDOW, round(max(wanted, length))))
+        lowest, highest = max(0, int(start + length) - side), min(int(start), limit - side)
+        first = int(rng.integers(lowest, max(lowest, highest) + 1))
+        ranges.append(slice(first, first + side))
+    return ranges[0], ranges[1]
 
 
 def _covered(picture: Sample) -> NDArray[np.uint8]:

@@ -70,6 +70,8 @@ def _score_detected(config: EvaluateConfig, folder: DatasetFolder, files: _Files
         card=files.card,
         threshold=config.threshold,
         iou=config.iou,
+        max_detections=config.max_detections,
+        backend=config.backend,
         resamples=config.resamples,
         seed=config.seed,
         split=config.split,

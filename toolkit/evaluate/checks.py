@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from numbers import Integral, Real
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ import numpy.typing as npt
 from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
 from toolkit.predictions import ImageProbabilities, PredictionCard, Result
+
+_RLES = 1 << 14  # masks that are decoded together
 
 
 def check_results(dataset: Dataset, results: Sequence[Result], where: str) -> None:
@@ -31,6 +35,8 @@ def check_results(dataset: Dataset, results: Sequence[Result], where: str) -> No
             the image's size; or some results have masks and others have not.
     """
     sizes = {image.id: (image.height, image.width) for image in dataset.images}
+    if _are_plain(results, sizes, len(dataset.categories)):
+        return
     masks = bool(results) and "segmentation" in results[0]
     for number, result in enumerate(results):
         problem = _problem(result, sizes, len(dataset.categories))
@@ -137,24 +143,78 @@ def _mask_problem(rle: Any, size: tuple[int, int]) -> str | None:
             f"segmentation has size {rle.get('size')}, the image {list(size)} "
             "(height, width): predict at the image's size"
         )
-    runs = rle_runs(rle["counts"])
     # Runs that do not fill the image make pycocotools read past them, or never return.
-    if runs is None or runs.min() < 0 or runs.sum() != size[0] * size[1]:
+    if not _fill([rle], [size]):
         return "segmentation's counts do not fill the image: write the predictions again"
     return None
 
 
-def rle_runs(counts: str) -> npt.NDArray[np.int64] | None:
-    """Run lengths of compressed RLE, or None where the text is no whole sequence of numbers.
+def _are_plain(
+    results: Sequence[Result], sizes: dict[int, tuple[int, int]], categories: int
+) -> bool:
+    """Whether nothing is wrong with any result, found out all at once; if not, each is asked."""
+    for name, types in (("image_id", {int}), ("category_id", {int}), ("score", {int, float})):
+        if not set(map(type, map(itemgetter(name), results))) <= types:
+            return False
+    images = [result["image_id"] for result in results]
+    kinds = np.array([result["category_id"] for result in results], np.int64)
+    scores = np.array([result["score"] for result in results], np.float64)
+    boxes = [result["bbox"] for result in results]
+    if not set(images) <= sizes.keys() or not set(map(type, boxes)) <= {list, tuple}:
+        return False
+    if not set(map(len, boxes)) <= {4}:
+        return False
+    if not set(map(type, chain.from_iterable(boxes))) <= {int, float}:
+        return False
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    in_range = (kinds >= 1) & (kinds <= categories) & (scores >= 0) & (scores <= 1)
+    if not in_range.all() or not np.isfinite(corners).all() or (corners[:, 2:] < 0).any():
+        return False
+    masks = [result["segmentation"] for result in results if "segmentation" in result]
+    return not masks or (
+        len(masks) == len(results) and _fill(masks, [sizes[image] for image in images])
+    )
+
+
+def _fill(rles: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether all of these are compressed RLE of these sizes, with runs that fill them."""
+    if set(map(type, rles)) != {dict}:
+        return False
+    counts = [rle.get("counts") for rle in rles]
+    if set(map(type, counts)) != {str} or not all(map(str.isascii, counts)):
+        return False
+    if any(tuple(rle.get("size", ())) != size for rle, size in zip(rles, sizes, strict=True)):
+        return False
+    areas = np.array(sizes, np.int64).prod(axis=1)
+    for start in range(0, len(counts), _RLES):
+        part = slice(start, start + _RLES)
+        totals = run_totals(counts[part])
+        if totals is None or not np.array_equal(totals, areas[part]):
+            return False
+    return True
+
+
+def run_totals(counts: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """Pixels that the runs of compressed RLEs add up to, or None where one is no such text.
 
     The code is LEB128 with 6 bits per character (5 of data, 1 that says "goes on"), signed, and
     from the fourth number on the difference to the one before the last (``rleFrString`` in
     https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c).
+
+    Args:
+        counts: ASCII texts.
+
+    Returns:
+        shape (len(counts),); None, too, where a run is negative or longer than any image.
     """
-    codes = np.frombuffer(counts.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
-    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+    sizes = np.array([len(text) for text in counts])
+    codes = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+    if sizes.min() == 0 or codes.min() < 0 or codes.max() > 63:
         return None
+    last = np.cumsum(sizes) - 1
     ends = np.flatnonzero((codes & 32) == 0)
+    if (codes[last] & 32).any():
+        return None
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > 8:  # more than 40 bits: no image has such a run
@@ -162,9 +222,16 @@ def rle_runs(counts: str) -> npt.NDArray[np.int64] | None:
     position = np.arange(codes.size) - np.repeat(starts, lengths)
     values = np.add.reduceat((codes & 31) << (5 * position), starts)
     values -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+    first = np.searchsorted(ends, np.concatenate([[-1], last[:-1]]), side="right")
+    place = np.arange(values.size) - np.repeat(first, np.diff(np.append(first, values.size)))
+    for of_these in ((place % 2 == 1), (place % 2 == 0) & (place > 0)):
+        # Sums run on over all texts: what the texts before had added up to is taken off again.
+        (chosen,) = np.nonzero(of_these)
+        sums = np.cumsum(values[chosen])
+        before = np.searchsorted(chosen, first)
+        owner = np.searchsorted(first, chosen, side="right") - 1
+        values[chosen] = sums - np.concatenate([[0], sums])[before[owner]]
+    return None if values.min() < 0 else np.add.reduceat(values, first)
 
 
 def _is_finite(value: object) -> bool:

@@ -1,20 +1,23 @@
-"""Which detection finds which defect: pycocotools' greedy matching, taken from ``COCOeval``."""
+"""Which detection finds which defect: COCO's greedy matching, of all images at once.
+
+``match`` is what ``COCOeval.evaluate`` of pycocotools does, in a few array operations for all
+images and categories together instead of a Python loop over every detection; overlaps of masks are
+still those of pycocotools. ``toolkit.evaluate.reference`` gives the same from ``COCOeval`` itself.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from itertools import pairwise
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools import mask as coco_mask
 
 from converters.dataset import Dataset
-from converters.geometry import rle_from_region
+from converters.geometry import Rle, rle_from_region
 from toolkit.predictions import Result
 
 Kind: TypeAlias = Literal["box", "mask"]
@@ -23,7 +26,19 @@ Kind: TypeAlias = Literal["box", "mask"]
 IOUS: npt.NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 """IoU thresholds that AP is the mean over; AP50 is the first."""
 
-_MAX_DETECTIONS = 100  # per image and class, as COCO counts them
+SIZES: dict[str, tuple[float, float]] = {
+    "all": (0, 1e10),
+    "small": (0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}
+"""COCO's areas in square pixels, of the instances that count, both ends included."""
+
+MAX_DETECTIONS = 100
+"""Detections that count per image and category, as COCO has it."""
+
+_CLOSEST = 1 - 1e-10  # pycocotools' most that an overlap must reach
+_CELLS = 1 << 22  # of one array of (detections, instances): 32 MiB
 
 
 @dataclass(frozen=True)
@@ -33,19 +48,65 @@ class Matches:
     Attributes:
         scores: shape (D,), descending; equal scores in the order of pycocotools.
         image: shape (D,), index into ``Dataset.images``.
-        found: shape (10, D), whether a defect was found, at each of ``IOUS``.
-        found_at_iou: shape (D,), the same at the IoU that F1 is asked for.
-        instances: shape (images,), ground-truth instances of the category.
+        rank: shape (D,), how many detections of the category are surer on the same image.
+        found: shape (A, T, D), whether an instance that counts was found, for each of ``SIZES``,
+            at each IoU threshold.
+        ignored: shape (A, T, D), whether the detection is neither right nor wrong, because what it
+            found, or itself where it found nothing, is of another size.
+        found_at_iou: shape (D,), whether an instance was found at the IoU that F1 is asked for.
+        instances: shape (A, images), instances that count.
     """
 
     scores: npt.NDArray[np.float64]
     image: npt.NDArray[np.int64]
+    rank: npt.NDArray[np.int64]
     found: npt.NDArray[np.bool_]
+    ignored: npt.NDArray[np.bool_]
     found_at_iou: npt.NDArray[np.bool_]
     instances: npt.NDArray[np.int64]
 
 
-def match(dataset: Dataset, results: Sequence[Result], kind: Kind, iou: float) -> list[Matches]:
+@dataclass(frozen=True)
+class Shapes:
+    """Boxes, and masks where they are asked for, of one split in columns.
+
+    Attributes:
+        image: shape (N,), index into ``Dataset.images``.
+        category: shape (N,), index into ``Dataset.categories``.
+        box: shape (N, 4), ``x, y, width, height`` in pixels.
+        area: shape (N,), in square pixels.
+        score: shape (N,); zeros for ground truth.
+        rles: N masks, or none.
+    """
+
+    image: npt.NDArray[np.int64]
+    category: npt.NDArray[np.int64]
+    box: npt.NDArray[np.float64]
+    area: npt.NDArray[np.float64]
+    score: npt.NDArray[np.float64]
+    rles: Sequence[Rle]
+
+    def take(self, order: npt.NDArray[np.int64]) -> Shapes:
+        """Some of them, in that order."""
+        rles = [self.rles[index] for index in order.tolist()] if self.rles else []
+        return Shapes(
+            self.image[order],
+            self.category[order],
+            self.box[order],
+            self.area[order],
+            self.score[order],
+            rles,
+        )
+
+
+def match(
+    dataset: Dataset,
+    results: Sequence[Result],
+    kind: Kind,
+    *,
+    iou: float = 0.5,
+    max_detections: int = MAX_DETECTIONS,
+) -> list[Matches]:
     """Match detections to ground truth of the same image and category.
 
     A detection takes the free instance that it overlaps most, the surest detection first; hence
@@ -56,97 +117,255 @@ def match(dataset: Dataset, results: Sequence[Result], kind: Kind, iou: float) -
         results: checked detections.
         kind: overlap of boxes or of masks.
         iou: IoU that F1 is asked for.
+        max_detections: that count per image and category, the surest.
 
     Returns:
         one per category, in their order.
     """
-    images = [
-        {"id": image.id, "height": image.height, "width": image.width} for image in dataset.images
+    truth, found = truth_in_columns(dataset, kind), results_in_columns(dataset, results, kind)
+    number = np.argsort(np.argsort([image.id for image in dataset.images]))
+    found, rank = _surest(found, number, max_detections)
+    thresholds = np.append(IOUS, iou)
+    outside = _outside_of_sizes(found.area)[:, None]
+    is_found = np.zeros((len(SIZES), thresholds.size, found.score.size), np.bool_)
+    is_ignored = np.repeat(outside, thresholds.size, axis=1)
+    for rows, overlaps, other_size in _crowds(truth, found):
+        taken_in = np.minimum(thresholds, _CLOSEST)
+        hit, ignored = _match_crowd(overlaps, other_size, rank[rows], taken_in)
+        is_ignored[:, :, rows] = ignored | (is_ignored[:, :, rows] & ~hit)
+        is_found[:, :, rows] = hit & ~ignored
+    return _by_category(dataset, truth, found, rank, is_found, is_ignored)
+
+
+def truth_in_columns(dataset: Dataset, kind: Kind) -> Shapes:
+    """Ground truth of a split, with masks for the kind that needs them."""
+    pairs = [
+        (row, image, instance)
+        for row, image in enumerate(dataset.images)
+        for instance in image.instances
     ]
-    categories = [{"id": index} for index, _ in enumerate(dataset.categories, start=1)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            _index(images, categories, _ground_truth(dataset, kind)),
-            _index(images, categories, _detections(results, kind)),
-            "bbox" if kind == "box" else "segm",
+    number = {name: index for index, name in enumerate(dataset.categories)}
+    rles: list[Rle] = []
+    if kind == "mask":
+        for _, image, instance in pairs:
+            assert instance.crop is not None, "masks are matched where all instances have one"
+            region = (instance.box, instance.crop)
+            rles.append(rle_from_region(region, image.height, image.width))
+    return Shapes(
+        np.array([row for row, _, _ in pairs], np.int64),
+        np.array([number[instance.category] for _, _, instance in pairs], np.int64),
+        np.array([instance.box for _, _, instance in pairs], np.float64).reshape(-1, 4),
+        np.array([instance.area for _, _, instance in pairs], np.float64),
+        np.zeros(len(pairs)),
+        rles,
+    )
+
+
+def results_in_columns(dataset: Dataset, results: Sequence[Result], kind: Kind) -> Shapes:
+    """Detections, with masks for the kind that needs them; their areas are those of their boxes."""
+    row = {image.id: index for index, image in enumerate(dataset.images)}
+    box = np.array([result["bbox"] for result in results], np.float64).reshape(-1, 4)
+    return Shapes(
+        np.array([row[result["image_id"]] for result in results], np.int64),
+        np.array([result["category_id"] - 1 for result in results], np.int64),
+        box,
+        box[:, 2] * box[:, 3],
+        np.array([result["score"] for result in results], np.float64),
+        [result["segmentation"] for result in results] if kind == "mask" else [],
+    )
+
+
+def _surest(
+    found: Shapes, number: npt.NDArray[np.int64], most: int
+) -> tuple[Shapes, npt.NDArray[np.int64]]:
+    """Detections by category, image and descending score, and their rank within category and image.
+
+    Equal scores keep their order; what is beyond the ``most`` of an image is left out.
+
+    Args:
+        found: all of them.
+        number: of each image in the order of pycocotools.
+        most: per category and image.
+    """
+    order = np.lexsort((-found.score, number[found.image], found.category))
+    image, category = found.image[order], found.category[order]
+    starts = np.flatnonzero(
+        np.concatenate([[True], (np.diff(image) != 0) | (np.diff(category) != 0)])[: image.size]
+    )
+    rank = np.arange(image.size) - np.repeat(starts, np.diff(np.append(starts, image.size)))
+    kept = rank < most
+    return found.take(order[kept]), rank[kept]
+
+
+def _outside_of_sizes(area: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Shape (A, N): whether an area is none of each of the sizes."""
+    return np.stack([(area < low) | (area > high) for low, high in SIZES.values()])
+
+
+_Crowd: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]
+"""Rows of detections (n,), their overlap with the instances of their image and category (n, G), -1
+where there are fewer, and whether these are of another size (A, n, G)."""
+
+
+def _crowds(truth: Shapes, found: Shapes) -> list[_Crowd]:
+    """Detections on images with instances of their category, those with about as many together."""
+    cells = truth.category * (1 + found.image.max(initial=0)) + truth.image
+    wanted = found.category * (1 + found.image.max(initial=0)) + found.image
+    by_cell = np.argsort(cells, kind="stable")
+    first = np.searchsorted(cells[by_cell], wanted, side="left")
+    count = np.searchsorted(cells[by_cell], wanted, side="right") - first
+    other_size = _outside_of_sizes(truth.area)
+    crowds: list[_Crowd] = []
+    size = 1
+    while size < 2 * count.max(initial=0):
+        (rows,) = np.nonzero((count > size // 2) & (count <= size))
+        size *= 2
+        crowds += [
+            _crowd(part, truth, found, by_cell, first, count, other_size)
+            for part in _parts(rows, wanted, size // 2)
+        ]
+    return crowds
+
+
+def _parts(
+    rows: npt.NDArray[np.int64], cells: npt.NDArray[np.int64], width: int
+) -> list[npt.NDArray[np.int64]]:
+    """Rows in parts that fit into memory, none of which ends within a cell."""
+    if not rows.size:
+        return []
+    step = max(1, _CELLS // width)
+    ends = np.flatnonzero(np.append(np.diff(cells[rows]) != 0, True)) + 1
+    cuts = [0]
+    while cuts[-1] < rows.size:
+        fitting = ends[ends <= cuts[-1] + step]
+        later = fitting[fitting > cuts[-1]]
+        cuts.append(int(later[-1] if later.size else ends[ends > cuts[-1]][0]))
+    return [rows[start:end] for start, end in pairwise(cuts)]
+
+
+def _crowd(
+    rows: npt.NDArray[np.int64],
+    truth: Shapes,
+    found: Shapes,
+    by_cell: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int64],
+    count: npt.NDArray[np.int64],
+    other_size: npt.NDArray[np.bool_],
+) -> _Crowd:
+    width = int(count[rows].max())
+    place = np.arange(width)
+    there = place < count[rows, None]
+    instances = by_cell[np.where(there, first[rows, None] + place, 0)]
+    if found.rles:
+        overlaps = _mask_overlaps(rows, instances, count, truth, found)
+    else:
+        overlaps = _box_overlaps(found.box[rows, None], truth.box[instances])
+    return rows, np.where(there, overlaps, -1.0), other_size[:, instances]
+
+
+def _box_overlaps(
+    found: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """IoU of boxes, operation by operation as ``bbIou`` of pycocotools computes it."""
+    width = np.minimum(found[..., 2] + found[..., 0], truth[..., 2] + truth[..., 0])
+    width = width - np.maximum(found[..., 0], truth[..., 0])
+    height = np.minimum(found[..., 3] + found[..., 1], truth[..., 3] + truth[..., 1])
+    height = height - np.maximum(found[..., 1], truth[..., 1])
+    both = np.where((width > 0) & (height > 0), width * height, 0.0)
+    union = found[..., 2] * found[..., 3] + truth[..., 2] * truth[..., 3] - both
+    return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
+
+
+def _mask_overlaps(
+    rows: npt.NDArray[np.int64],
+    instances: npt.NDArray[np.int64],
+    count: npt.NDArray[np.int64],
+    truth: Shapes,
+    found: Shapes,
+) -> npt.NDArray[np.float64]:
+    """IoU of masks; the rows of an image and category lie side by side."""
+    overlaps = np.zeros(instances.shape)
+    firsts = instances[:, 0]
+    ends = np.flatnonzero(np.append(np.diff(firsts) != 0, True)) + 1
+    start = 0
+    for end in ends.tolist():
+        there = int(count[rows[start]])
+        overlaps[start:end, :there] = coco_mask.iou(
+            [found.rles[row] for row in rows[start:end].tolist()],
+            [truth.rles[index] for index in instances[start, :there].tolist()],
+            [0] * there,
         )
-        evaluation.params.iouThrs = np.append(IOUS, iou)
-        evaluation.params.maxDets = [_MAX_DETECTIONS]
-        evaluation.params.areaRng = evaluation.params.areaRng[:1]
-        evaluation.evaluate()
-    position = {image.id: index for index, image in enumerate(dataset.images)}
-    count = len(dataset.images)
-    return [
-        _collect(evaluation.evalImgs[start : start + count], position)
-        for start in range(0, count * len(categories), count)
-    ]
+        start = end
+    return overlaps
 
 
-def _index(
-    images: list[dict[str, Any]],
-    categories: list[dict[str, Any]],
-    annotations: list[dict[str, Any]],
-) -> Any:
-    # Not loadRes: it fails on an empty list.
-    coco = COCO()
-    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
-    coco.createIndex()
-    return coco
+def _match_crowd(
+    overlaps: npt.NDArray[np.float64],
+    other_size: npt.NDArray[np.bool_],
+    rank: npt.NDArray[np.int64],
+    thresholds: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Let the surest detection of every image and category choose, then the next of each.
+
+    Args:
+        overlaps: as in ``_Crowd``.
+        other_size: as in ``_Crowd``.
+        rank: shape (n,), from 0 up within each image and category; those lie side by side.
+        thresholds: shape (T,), least overlap.
+
+    Returns:
+        whether an instance was taken, and whether one of another size was, shape (A, T, n).
+    """
+    group = np.cumsum(rank == 0) - 1
+    sizes, steps, width = len(other_size), thresholds.size, overlaps.shape[1]
+    free = np.ones((sizes, steps, int(group[-1]) + 1, width), np.bool_)
+    hit = np.zeros((sizes, steps, rank.size), np.bool_)
+    ignored = np.zeros_like(hit)
+    order = np.argsort(rank, kind="stable")
+    bounds = np.searchsorted(rank[order], np.arange(int(rank.max()) + 2))
+    for start, end in pairwise(bounds):
+        rows = order[start:end]
+        near = overlaps[rows] >= thresholds[:, None, None]
+        open_to = near & free[:, :, group[rows]]
+        ignore = other_size[:, None, rows]
+        # An instance of another size is second choice, however well it overlaps.
+        appeal = np.where(open_to, np.where(ignore, overlaps[rows] - 4.0, overlaps[rows]), -9.0)
+        best = width - 1 - np.argmax(appeal[..., ::-1], axis=-1)  # of equal ones, the last
+        took = np.take_along_axis(appeal, best[..., None], -1)[..., 0]
+        hit[:, :, rows] = took > -9.0
+        ignored[:, :, rows] = (took > -9.0) & (took < -1.0)
+        area, step, column = np.nonzero(took > -9.0)
+        free[area, step, group[rows][column], best[area, step, column]] = False
+    return hit, ignored
 
 
-def _ground_truth(dataset: Dataset, kind: Kind) -> list[dict[str, Any]]:
-    annotations: list[dict[str, Any]] = []
-    for image in dataset.images:
-        for instance in image.instances:
-            annotation = {
-                "id": len(annotations) + 1,  # pycocotools takes 0 for "unmatched"
-                "image_id": image.id,
-                "category_id": dataset.category_id(instance.category),
-                "bbox": list(instance.box),
-                "area": instance.area,
-                "iscrowd": 0,
-            }
-            if kind == "mask":
-                assert instance.crop is not None, "masks are matched where all instances have one"
-                region = (instance.box, instance.crop)
-                annotation["segmentation"] = rle_from_region(region, image.height, image.width)
-            annotations.append(annotation)
-    return annotations
-
-
-def _detections(results: Sequence[Result], kind: Kind) -> list[dict[str, Any]]:
-    annotations = []
-    for number, result in enumerate(results, start=1):
-        annotation: dict[str, Any] = {
-            "id": number,
-            "image_id": result["image_id"],
-            "category_id": result["category_id"],
-            "bbox": result["bbox"],
-            "area": result["bbox"][2] * result["bbox"][3],
-            "iscrowd": 0,
-            "score": result["score"],
-        }
-        if kind == "mask":
-            annotation["segmentation"] = result["segmentation"]
-        annotations.append(annotation)
-    return annotations
-
-
-def _collect(evaluated: Sequence[dict[str, Any] | None], position: dict[int, int]) -> Matches:
-    """Join what COCOeval found on each image, in its order, so that ties rank as in pycocotools."""
-    entries = [entry for entry in evaluated if entry is not None]
-    scores = np.array([s for entry in entries for s in entry["dtScores"]], dtype=np.float64)
-    image = np.array(
-        [position[entry["image_id"]] for entry in entries for _ in entry["dtIds"]], dtype=np.int64
-    )
-    found = np.concatenate(
-        [np.zeros((len(IOUS) + 1, 0), dtype=np.bool_)]
-        + [entry["dtMatches"].astype(np.bool_) for entry in entries],
-        axis=1,
-    )
-    instances = np.zeros(len(position), dtype=np.int64)
-    for entry in entries:
-        instances[position[entry["image_id"]]] = len(entry["gtIds"])
-    order = np.argsort(-scores, kind="stable")
-    found = found[:, order]
-    return Matches(scores[order], image[order], found[:-1], found[-1], instances)
+def _by_category(
+    dataset: Dataset,
+    truth: Shapes,
+    found: Shapes,
+    rank: npt.NDArray[np.int64],
+    is_found: npt.NDArray[np.bool_],
+    is_ignored: npt.NDArray[np.bool_],
+) -> list[Matches]:
+    counts = ~_outside_of_sizes(truth.area)
+    by_score = np.lexsort((-found.score, found.category))  # stable: ties stay by image, then rank
+    bounds = np.searchsorted(found.category[by_score], np.arange(len(dataset.categories) + 1))
+    matches = []
+    for category, (start, end) in enumerate(pairwise(bounds)):
+        rows = by_score[start:end]
+        mine = truth.category == category
+        instances = [
+            np.bincount(truth.image[mine & size], minlength=len(dataset.images)) for size in counts
+        ]
+        matches.append(
+            Matches(
+                scores=found.score[rows],
+                image=found.image[rows],
+                rank=rank[rows],
+                found=is_found[:, :-1, rows],
+                ignored=is_ignored[:, :-1, rows],
+                found_at_iou=is_found[0, -1, rows],
+                instances=np.stack(instances),
+            )
+        )
+    return matches

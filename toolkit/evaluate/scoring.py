@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
 from toolkit.evaluate import pixels, verdicts
-from toolkit.evaluate.accumulate import average_precision, count_at, f1
-from toolkit.evaluate.bootstrap import METHOD, Samples, image_weights, ratio
+from toolkit.evaluate.accumulate import (
+    average_precision,
+    average_recall,
+    count_at,
+    f1,
+    precision_at,
+    recall_at,
+)
+from toolkit.evaluate.backends import Backend, matcher
+from toolkit.evaluate.bootstrap import METHOD, Samples, divide, image_weights, ratio
 from toolkit.evaluate.checks import (
     are_boxes_given,
     check_answers,
@@ -19,14 +28,17 @@ from toolkit.evaluate.checks import (
     why_no_masks,
 )
 from toolkit.evaluate.image_level import AUROC, VERDICT, add_auroc, add_verdicts
-from toolkit.evaluate.matching import Kind, Matches, match
+from toolkit.evaluate.matching import IOUS, MAX_DETECTIONS, SIZES, Kind, Matches
 from toolkit.evaluate.metrics import Metrics, Missing, Protocol, Threshold
 from toolkit.evaluate.sheet import Sheet
 from toolkit.evaluate.thresholds import Chooser, Labelled
 from toolkit.predictions import ImageProbabilities, PredictionCard, Result
 
-_BOX = ("box.AP", "box.AP50", "box.F1")
-_MASK_FOUND = ("mask.AP", "mask.AP50", "mask.F1")
+_AT_THRESHOLD = ("F1", "precision", "recall")
+_FOUND = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100", *_AT_THRESHOLD)
+_BOX = tuple(f"box.{name}" for name in _FOUND)
+_MASK_FOUND = tuple(f"mask.{name}" for name in _FOUND)
+_STEPS = {"AP50": 0, "AP75": int(np.flatnonzero(np.isclose(IOUS, 0.75))[0])}
 _MASK_PIXELS = ("mask.IoU", "mask.Dice")
 
 
@@ -38,6 +50,8 @@ def score(
     card: PredictionCard | None = None,
     threshold: float | None = None,
     iou: float = 0.5,
+    max_detections: int = MAX_DETECTIONS,
+    backend: Backend = "arrays",
     resamples: int = 1000,
     seed: int = 0,
     split: str = "test",
@@ -55,6 +69,8 @@ def score(
             ``annotation_id``.
         threshold: score threshold for everything, instead of those chosen on val.
         iou: IoU from which a detection counts as found in F1, above 0 and below 1.
+        max_detections: that count in AP, AR and F1 per image and class, the surest.
+        backend: who matches detections to instances; all give the same.
         resamples: of the bootstrap; 0 leaves the intervals out.
         seed: of the bootstrap.
         split: name of the split.
@@ -74,9 +90,10 @@ def score(
     else:
         if val is not None:
             check_results(*val, sources[1])
-        chooser = Chooser(val, threshold, iou, split)
-        _score_boxes(sheet, results, chooser)
-        _score_masks(sheet, results, chooser, no_masks)
+        find = matcher(backend, iou=iou, max_detections=max_detections)
+        chooser = Chooser(val, threshold, find, split)
+        _score_boxes(sheet, results, chooser, max_detections)
+        _score_masks(sheet, results, chooser, no_masks, max_detections)
         _score_images(sheet, results, chooser)
     boxes = "ground truth" if boxes_given else "detector"
     return sheet.metrics(_protocol(dataset, split, boxes, iou, resamples, seed))
@@ -152,23 +169,23 @@ def _protocol(
     )
 
 
-def _score_boxes(sheet: Sheet, results: Sequence[Result], chooser: Chooser) -> None:
+def _score_boxes(sheet: Sheet, results: Sequence[Result], chooser: Chooser, most: int) -> None:
     if not sheet.instances:
         sheet.leave_out(_BOX, "the split has no defects")
         return
-    matches = match(sheet.dataset, results, "box", chooser.iou)
-    _add_found(sheet, "box", matches, chooser.for_f1("box"))
+    matches = chooser.matcher(sheet.dataset, results, "box")
+    _add_found(sheet, "box", matches, chooser.for_f1("box"), most)
 
 
 def _score_masks(
-    sheet: Sheet, results: Sequence[Result], chooser: Chooser, no_masks: str | None
+    sheet: Sheet, results: Sequence[Result], chooser: Chooser, no_masks: str | None, most: int
 ) -> None:
     if no_masks is not None or not sheet.instances:
         sheet.leave_out((*_MASK_FOUND, *_MASK_PIXELS), no_masks or "the split has no defects")
         return
-    matches = match(sheet.dataset, results, "mask", chooser.iou)
+    matches = chooser.matcher(sheet.dataset, results, "mask")
     threshold = chooser.for_f1("mask")
-    _add_found(sheet, "mask", matches, threshold)
+    _add_found(sheet, "mask", matches, threshold, most)
     if isinstance(threshold, Missing):
         sheet.leave_out(_MASK_PIXELS, threshold.reason)
         return
@@ -178,22 +195,73 @@ def _score_masks(
 
 
 def _add_found(
-    sheet: Sheet, kind: Kind, matches: Sequence[Matches], threshold: Threshold | Missing
+    sheet: Sheet,
+    kind: Kind,
+    matches: Sequence[Matches],
+    threshold: Threshold | Missing,
+    most: int,
 ) -> None:
-    precision = average_precision(matches, sheet.weights)
-    sheet.add_found(f"{kind}.AP", np.nanmean(precision, axis=(1, 2)))
-    sheet.add_found(f"{kind}.AP50", np.nanmean(precision[:, 0], axis=1))
-    for index, name in sheet.present:
-        sheet.add_for(name, f"{kind}.AP", precision[:, :, index].mean(axis=1))
-        sheet.add_for(name, f"{kind}.AP50", precision[:, 0, index])
+    """Which defects were found: COCO's figures, and those at the threshold."""
+    _add_precision(sheet, kind, matches)
+    _add_recall(sheet, kind, matches, most)
+    names = [f"{kind}.{name}" for name in _AT_THRESHOLD]
     if isinstance(threshold, Missing):
-        sheet.leave_out([f"{kind}.F1"], threshold.reason)
+        sheet.leave_out(names, threshold.reason)
         return
     sheet.set_threshold(kind, threshold)
     counts = count_at(matches, threshold.value)
-    sheet.add_found(f"{kind}.F1", f1(counts.sum(axis=1), sheet.weights))
+    for name, measure in zip(names, (f1, precision_at, recall_at), strict=True):
+        overall = measure(counts.sum(axis=1), sheet.weights)
+        if np.isfinite(overall[0]):
+            sheet.add_found(name, overall)
+        else:
+            sheet.leave_out([name], "no detection reaches the threshold")
+        for index, category in sheet.present:
+            samples = measure(counts[:, index], sheet.weights)
+            if np.isfinite(samples[0]):
+                sheet.add_for(category, name, samples)
+
+
+def _add_precision(sheet: Sheet, kind: Kind, matches: Sequence[Matches]) -> None:
+    sizes = _sizes(matches)
+    precision = average_precision(matches, sheet.weights, sizes=sizes)
+    every = precision[0]
+    sheet.add_found(f"{kind}.AP", _mean(every, axis=(1, 2)))
+    for name, step in _STEPS.items():
+        sheet.add_found(f"{kind}.{name}", _mean(every[:, step], axis=1))
+    for size, of_size in zip(sizes[1:], precision[1:], strict=True):
+        sheet.add_found(f"{kind}.AP_{size}", _mean(of_size, axis=(1, 2)))
     for index, name in sheet.present:
-        sheet.add_for(name, f"{kind}.F1", f1(counts[:, index], sheet.weights))
+        sheet.add_for(name, f"{kind}.AP", every[:, :, index].mean(axis=1))
+        sheet.add_for(name, f"{kind}.AP50", every[:, 0, index])
+
+
+def _add_recall(sheet: Sheet, kind: Kind, matches: Sequence[Matches], most: int) -> None:
+    weights = sheet.weights
+    for count in sorted({1, 10, most}):
+        if count <= most:
+            recall = average_recall(matches, weights, most=count)
+            sheet.add_found(f"{kind}.AR{count}", _mean(recall, axis=1))
+    for index, name in sheet.present:
+        sheet.add_for(name, f"{kind}.AR{most}", recall[:, index])
+    for size in _sizes(matches)[1:]:
+        recall = average_recall(matches, weights, size=size)
+        sheet.add_found(f"{kind}.AR_{size}", _mean(recall, axis=1))
+
+
+def _sizes(matches: Sequence[Matches]) -> list[str]:
+    """Sizes of which there is an instance, "all" first."""
+    return [
+        name
+        for row, name in enumerate(SIZES)
+        if row == 0 or any(found.instances[row].any() for found in matches)
+    ]
+
+
+def _mean(values: npt.NDArray[np.float64], axis: int | tuple[int, ...]) -> Samples:
+    """Mean over what is defined; NaN where nothing is."""
+    defined = np.isfinite(values)
+    return divide(np.where(defined, values, 0).sum(axis=axis), defined.sum(axis=axis).astype(float))
 
 
 def _add_pixels(

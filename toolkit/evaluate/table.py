@@ -91,13 +91,22 @@ def _groups(per_class: Mapping[str, Mapping[str, Figure]]) -> list[str]:
     return list(dict.fromkeys(name.split(".")[0] for name in names))
 
 
+def _is_shown(name: str) -> bool:
+    """Whether a figure of a class has a column: more than five do not fit into 80 characters."""
+    return not name.rpartition(".")[2].startswith("AR")
+
+
 def _by_class(group: str, metrics: Metrics) -> RenderableType:
     """One table per group of figures: all of them side by side are wider than a terminal."""
     from rich.markup import escape
     from rich.table import Table
 
     rows = {
-        label: {name: figure for name, figure in figures.items() if name.startswith(f"{group}.")}
+        label: {
+            name: figure
+            for name, figure in figures.items()
+            if name.startswith(f"{group}.") and _is_shown(name)
+        }
         for label, figures in metrics.per_class.items()
     }
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.dataset import Dataset
+from toolkit.evaluate.backends import Matcher
 from toolkit.evaluate.checks import why_no_masks
-from toolkit.evaluate.matching import Kind, Matches, match
+from toolkit.evaluate.matching import Kind, Matches
 from toolkit.evaluate.metrics import Missing, Threshold
 from toolkit.evaluate.verdicts import (
     ImageScores,
@@ -37,13 +38,13 @@ class Chooser:
     Attributes:
         val: what they are chosen on; None where there is none.
         given: threshold of the user; None where there is none.
-        iou: of F1.
+        matcher: finds out which detections are right.
         split: the split that is scored.
     """
 
     val: Labelled | None
     given: float | None
-    iou: float
+    matcher: Matcher
     split: str
 
     def for_f1(self, kind: Kind) -> Threshold | Missing:
@@ -56,7 +57,7 @@ class Chooser:
         no_masks = why_no_masks(*val, _WITH_MASKS) if kind == "mask" else None
         if no_masks is not None:
             return Missing(f"no threshold was chosen: on val, {no_masks}")
-        chosen = choose_for_f1(match(*val, kind, self.iou))
+        chosen = choose_for_f1(self.matcher(*val, kind))
         return chosen if isinstance(chosen, Missing) else Threshold(chosen, self._chosen_on())
 
     def for_verdicts(self, images: ImageScores) -> Threshold | Missing:
@@ -126,7 +127,7 @@ def choose_for_f1(matches: Sequence[Matches]) -> float | Missing:
     """
     scores = np.sort(np.concatenate([found.scores for found in matches]))
     hits = np.sort(np.concatenate([found.scores[found.found_at_iou] for found in matches]))
-    instances = sum(int(found.instances.sum()) for found in matches)
+    instances = sum(int(found.instances[0].sum()) for found in matches)
 
     def f1(thresholds: Scores) -> Scores:
         kept = scores.size - np.searchsorted(scores, thresholds)

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from converters.dataset import Dataset
 from converters.errors import InputError
 from toolkit.evaluate import score
-from toolkit.evaluate.checks import rle_runs
+from toolkit.evaluate.checks import run_totals
 from toolkit.predictions import PredictionCard, Result
 
 MakeScene = Callable[..., tuple[Dataset, list[Result]]]
@@ -93,8 +93,28 @@ def test_duplicate_detections_are_allowed(make_scene: MakeScene) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_runs_of_compressed_rle_are_read_exactly(seed: int) -> None:
+def test_runs_of_compressed_rles_add_up(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    runs = rng.integers(0, rng.choice([3, 50, 70_000]), 40)
-    rle = coco_mask.frPyObjects({"size": [1, int(runs.sum())], "counts": runs.tolist()}, 1, 1)
-    np.testing.assert_array_equal(rle_runs(rle["counts"].decode()), runs)
+    lengths = rng.integers(1, 40, 30)
+    runs = [rng.integers(0, rng.choice([3, 50, 70_000]), length) for length in lengths]
+    texts = [
+        coco_mask.frPyObjects({"size": [1, int(each.sum())], "counts": each.tolist()}, 1, 1)[
+            "counts"
+        ].decode()
+        for each in runs
+    ]
+    np.testing.assert_array_equal(run_totals(texts), [each.sum() for each in runs])
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        "",
+        "0p",  # goes on beyond the end
+        "0" + "P" * 9 + "0",  # longer than any image's runs
+        "0 ",  # below the code
+        "0@",  # a negative run
+    ],
+)
+def test_text_that_is_no_runs_is_seen_among_others(counts: str) -> None:
+    assert run_totals(["04", counts, "04"]) is None
