@@ -93,7 +93,8 @@ def _groups(per_class: Mapping[str, Mapping[str, Figure]]) -> list[str]:
 
 def _is_shown(name: str) -> bool:
     """Whether a figure of a class has a column: more than five do not fit into 80 characters."""
-    return not name.rpartition(".")[2].startswith("AR")
+    group, _, figure = name.rpartition(".")
+    return group == "image" or not figure.startswith(("AR", "precision", "recall"))
 
 
 def _by_class(group: str, metrics: Metrics) -> RenderableType:
