@@ -43,7 +43,7 @@ class Command:
 
     def line(self, name: str, config: Config) -> str:
         """The command line that gives this configuration."""
-        words = ["toolkit", name, *(str(getattr(config, field)) for field in self.positional)]
+        words = ["toolkit", name, *(_text(getattr(config, field)) for field in self.positional)]
         for field, info in type(config).model_fields.items():
             value = getattr(config, field)
             if field in self.positional or value == info.default:
@@ -52,9 +52,12 @@ class Command:
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
                 continue
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += [f"--{flag}", text]
+            words += [f"--{flag}", _text(value)]
         return shlex.join(words).replace(f"'{name}'", name)
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 COMMANDS: dict[str, Command] = {
@@ -127,6 +130,13 @@ COMMANDS: dict[str, Command] = {
         "EvaluateConfig",
         "toolkit.evaluate:evaluate",
         "metrics",
+    ),
+    "compare": Command(
+        "Compare two runs on the same pictures: differences, intervals, p-values.",
+        "CompareConfig",
+        "toolkit.evaluate:compare",
+        "comparison",
+        ("first", "second"),
     ),
     "demo": Command(
         "Walk the whole path once, from pictures to figures.",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from converters.errors import InputError
 
@@ -23,6 +23,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
+NotNegativeNumber = Annotated[float, Field(ge=0)]
 ImageSize = Annotated[int, Field(ge=32, le=8192)]
 
 
@@ -374,19 +375,27 @@ class PredictConfig(Config):
     """Pictures per detector call."""
 
 
-class EvaluateConfig(Config):
-    """Score predictions on held-out pictures, with 95 % bootstrap intervals."""
+class ScoringConfig(Config):
+    """What scoring one run and comparing two have in common."""
 
     data: Path
     """Dataset folder."""
-    predictions: Path
-    """Run folder, one COCO results file, or one CSV file of image-level probabilities."""
     fold: NotNegative | None = None
-    """Fold of the dataset, where it has folds."""
+    """Fold of the dataset, where it has folds and the runs do not say theirs."""
     split: Literal["train", "val", "test"] = "test"
     """Split that is scored."""
     threshold: Fraction | None = None
     """Score threshold for F1, IoU, Dice and image verdicts; chosen on val where not given."""
+    goal: Literal["F1", "recall", "cost"] = "F1"
+    """What thresholds are chosen for on val: the best F1, a recall, or the least cost."""
+    recall_floor: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """For goal recall: least share of val's defects to find, with as few detections as possible."""
+    miss_cost: NotNegativeNumber = 10.0
+    """For goal cost: what a missed defect costs."""
+    alarm_cost: NotNegativeNumber = 1.0
+    """For goal cost: what a false alarm costs."""
+    per_class: bool = False
+    """Choose a threshold for each class."""
     iou: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """IoU from which a detection counts as found in F1."""
     max_detections: Positive = 100
@@ -397,8 +406,44 @@ class EvaluateConfig(Config):
     """Bootstrap resamples of the images; 0 leaves the intervals out."""
     seed: NotNegative = 0
     """Seed of the bootstrap."""
+
+
+class EvaluateConfig(ScoringConfig):
+    """Score predictions on held-out pictures, with 95 % bootstrap intervals."""
+
+    predictions: tuple[Path, ...]
+    """Run folder, COCO results file, folder of YOLO text files, or CSV file of image-level
+    probabilities; of several, figures are pooled over their folds."""
     out: Path | None = None
     """Metrics file; metrics.json (metrics_val.json for val, …) in the run folder by default."""
+
+    @field_validator("predictions", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return several_paths(value)
+
+
+class CompareConfig(ScoringConfig):
+    """Compare two runs on the same pictures: differences, their intervals, p-values."""
+
+    first: tuple[Path, ...]
+    """Run folder or predictions, as of `evaluate`; several, separated by commas, are pooled."""
+    second: tuple[Path, ...]
+    """The run to compare it with."""
+    out: Path | None = None
+    """JSON file to write the comparison to."""
+
+    @field_validator("first", "second", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return several_paths(value)
+
+
+def several_paths(value: object) -> object:
+    """One path, or several separated by commas, as a list of them."""
+    if isinstance(value, str):
+        return [part for part in value.split(",") if part]
+    return [value] if isinstance(value, Path) else value
 
 
 class DemoConfig(Config):

@@ -82,7 +82,7 @@ def demo(config: configs.DemoConfig) -> dict[str, Any]:
         device=device,
     )
     walk.step("Found boxes prompt SAM, on pictures never learnt from", "predict", predict)
-    evaluate = configs.EvaluateConfig(data=dataset, predictions=pipeline, seed=seed)
+    evaluate = configs.EvaluateConfig(data=dataset, predictions=(pipeline,), seed=seed)
     metrics = walk.step("Thresholds from val, figures from test", "evaluate", evaluate)
     given = evaluate.model_copy(update={"predictions": sam})
     outlines = walk.step("The outlines alone, the right boxes given", "evaluate", given)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from converters.findings import Finding
     from toolkit.config import (
         CheckConfig,
+        CompareConfig,
         ConvertConfig,
         DemoConfig,
         EvaluateConfig,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         PretrainConfig,
         SynthConfig,
     )
-    from toolkit.evaluate import Metrics
+    from toolkit.evaluate import Comparison, Metrics
     from toolkit.runs import RunFolder
 
 
@@ -149,6 +150,15 @@ def metrics(config: EvaluateConfig, result: Metrics, *, as_json: bool) -> int:
     from toolkit.evaluate import print_metrics
 
     print_metrics(result)
+    return 0
+
+
+def comparison(config: CompareConfig, result: Comparison, *, as_json: bool) -> int:
+    """The table of differences, ready to paste."""
+    if as_json:
+        _json(result.to_json())
+    else:
+        print(result.to_markdown())
     return 0
 
 

@@ -2,35 +2,56 @@
 
 ::
 
-    metrics = evaluate(EvaluateConfig(data="dataset", predictions="runs/yolo"))
+    metrics = evaluate(EvaluateConfig(data="dataset", predictions=["runs/yolo"]))
     print_metrics(metrics)
+
+``evaluate`` also takes a data set in memory and predictions on it::
+
+    metrics = evaluate(dataset, {"000.png": detections, …})   # of supervision
+    metrics = evaluate(dataset, results)                      # COCO results
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
+from converters.dataset import Dataset
 from converters.errors import InputError
 from converters.files import write_json
 from converters.folder import DatasetFolder
-from toolkit.config import EvaluateConfig
+from toolkit.config import CompareConfig, EvaluateConfig, ScoringConfig
+from toolkit.evaluate.compare import Comparison, compare_sheets
+from toolkit.evaluate.foreign import results_from_supervision
 from toolkit.evaluate.metrics import Figure, Metrics, Protocol, Threshold
-from toolkit.evaluate.scoring import score, score_probabilities
-from toolkit.evaluate.table import print_metrics
-from toolkit.predictions import (
-    PredictionCard,
-    images_file,
-    read_card,
-    read_probabilities,
-    read_results,
+from toolkit.evaluate.scoring import (
+    Part,
+    Rules,
+    score,
+    score_judged,
+    score_parts,
+    score_probabilities,
 )
+from toolkit.evaluate.sheet import Sheet
+from toolkit.evaluate.sources import Source, read_detected
+from toolkit.evaluate.table import print_metrics
+from toolkit.evaluate.thresholds import Goal
+from toolkit.predictions import Result, read_probabilities
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 __all__ = [
+    "Comparison",
     "Figure",
+    "Goal",
     "Metrics",
     "Protocol",
+    "Rules",
     "Threshold",
+    "compare",
     "evaluate",
     "print_metrics",
     "score",
@@ -38,112 +59,139 @@ __all__ = [
 ]
 
 
-def evaluate(config: EvaluateConfig) -> Metrics:
-    """Score predictions on a split of a dataset folder and write the metrics file.
+@overload
+def evaluate(given: EvaluateConfig) -> Metrics: ...
+@overload
+def evaluate(
+    given: Dataset, predictions: Sequence[Result] | Mapping[str, sv.Detections], **options: Any
+) -> Metrics: ...
 
-    Thresholds are chosen on val, where val was predicted too (``predictions/val.json``), so that
-    the split that is scored is only scored.
+
+def evaluate(
+    given: EvaluateConfig | Dataset,
+    predictions: Sequence[Result] | Mapping[str, sv.Detections] = (),
+    **options: Any,
+) -> Metrics:
+    """Score predictions on a split, of files or in memory.
+
+    From a configuration, the metrics file is written. Thresholds are chosen on val, where val was
+    predicted too (``predictions/val.json``), so that the split that is scored is only scored. Of
+    several runs, each is scored on the fold that it was made on, with thresholds of its own, and
+    figures are taken over all their images as if they were one split.
+
+    Args:
+        given: what to score, or the ground truth of a split.
+        predictions: on that split: COCO results, or supervision's detections by ``file_name``.
+        options: as of ``score``.
 
     Raises:
         InputError: the dataset or the predictions are missing or cannot be scored, or the metrics
             file cannot be written.
     """
-    files = _Files.of(config)
-    folder = DatasetFolder.open(config.data, config.fold)
-    judged = files.results.suffix == ".csv"
-    metrics = (_score_judged if judged else _score_detected)(config, folder, files)
-    name = str(folder.card.get("name", config.data.name))
-    metrics = replace(metrics, protocol=replace(metrics.protocol, dataset=name, fold=config.fold))
-    write_json(files.metrics, metrics.to_json(), indent=2)
+    if isinstance(given, Dataset):
+        if isinstance(predictions, Mapping):
+            predictions = results_from_supervision(given, predictions)
+        return score(given, predictions, **options)
+    sources = [Source.of(path, given.split) for path in given.predictions]
+    metrics = _sheet(given, given.fold, sources).metrics()
+    write_json(_metrics_file(given, sources), metrics.to_json(), indent=2)
     return metrics
 
 
-def _score_detected(config: EvaluateConfig, folder: DatasetFolder, files: _Files) -> Metrics:
+def compare(config: CompareConfig) -> Comparison:
+    """Score two runs on the same images and say whether one is better.
+
+    Raises:
+        InputError: as of ``evaluate``, or they are not on the same images.
+    """
+    sheets = [
+        _sheet(config, config.fold, [Source.of(path, config.split) for path in paths])
+        for paths in (config.first, config.second)
+    ]
+    first, second = (
+        "+".join(path.name or str(path) for path in paths)
+        for paths in (config.first, config.second)
+    )
+    comparison = compare_sheets((first, second), *sheets)
+    if config.out is not None:
+        write_json(config.out, comparison.to_json(), indent=2)
+    return comparison
+
+
+def _sheet(config: ScoringConfig, fold: int | None, sources: Sequence[Source]) -> Sheet:
+    """Score what lies at some sources, each on its own fold."""
+    if len({source.judged for source in sources}) > 1:
+        raise InputError(
+            f"{sources[0].results} and others: some hold detections and some probabilities of "
+            "images: score them apart"
+        )
+    folds = [source.fold if fold is None else fold for source in sources]
+    folders = [DatasetFolder.open(config.data, number) for number in folds]
+    judge = _judged if sources[0].judged else _detected
+    sheet = judge(config, folders, sources)
+    numbers = tuple(number for number in folds if number is not None)
+    sheet.protocol = replace(
+        sheet.protocol,
+        dataset=str(folders[0].card.get("name", config.data.name)),
+        fold=numbers if len(numbers) > 1 else next(iter(numbers), None),
+    )
+    return sheet
+
+
+def _detected(
+    config: ScoringConfig, folders: Sequence[DatasetFolder], sources: Sequence[Source]
+) -> Sheet:
     """Score detections or outlines."""
-    val = None
-    if files.val is not None and "val" in folder.splits():
-        val = folder.read("val"), read_results(files.val)
-    return score(
-        folder.read(config.split),
-        read_results(files.results),
-        val=val,
-        card=files.card,
+    parts = []
+    for folder, source in zip(folders, sources, strict=True):
+        val = None
+        if source.val is not None and "val" in folder.splits():
+            truth = folder.read("val")
+            val = truth, read_detected(source.val, truth)
+        dataset = folder.read(config.split)
+        results = read_detected(source.results, dataset)
+        parts.append(Part(dataset, results, val, (str(source.results), str(source.val))))
+    return score_parts(parts, _rules(config), sources[0].card)
+
+
+def _judged(
+    config: ScoringConfig, folders: Sequence[DatasetFolder], sources: Sequence[Source]
+) -> Sheet:
+    """Score the probabilities of whole images."""
+    if config.threshold is not None:
+        raise InputError(
+            f"{sources[0].results}: the most probable class is the verdict: leave --threshold out"
+        )
+    parts = [
+        (folder.read(config.split), read_probabilities(source.results), str(source.results))
+        for folder, source in zip(folders, sources, strict=True)
+    ]
+    return score_judged(parts, _rules(config))
+
+
+def _rules(config: ScoringConfig) -> Rules:
+    return Rules(
         threshold=config.threshold,
+        goal=Goal(
+            config.goal,
+            config.recall_floor,
+            config.miss_cost,
+            config.alarm_cost,
+            config.per_class,
+        ),
         iou=config.iou,
         max_detections=config.max_detections,
         backend=config.backend,
         resamples=config.resamples,
         seed=config.seed,
         split=config.split,
-        sources=(str(files.results), str(files.val)),
     )
 
 
-def _score_judged(config: EvaluateConfig, folder: DatasetFolder, files: _Files) -> Metrics:
-    """Score the probabilities of whole images."""
-    if config.threshold is not None:
-        raise InputError(
-            f"{files.results}: the most probable class is the verdict: leave --threshold out"
-        )
-    return score_probabilities(
-        folder.read(config.split),
-        read_probabilities(files.results),
-        resamples=config.resamples,
-        seed=config.seed,
-        split=config.split,
-        source=str(files.results),
-    )
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Where predictions lie and metrics go.
-
-    Attributes:
-        results: predictions on the split that is scored.
-        val: predictions on val; None where there are none.
-        card: what made them; None where it is not known.
-        metrics: the file to write.
-    """
-
-    results: Path
-    val: Path | None
-    card: PredictionCard | None
-    metrics: Path
-
-    @classmethod
-    def of(cls, config: EvaluateConfig) -> _Files:
-        """Find the files of a run folder, or those beside one results file."""
-        given = config.predictions
-        results = _in_run(given, config.split) if given.is_dir() else given
-        if not results.is_file():
-            predict = f"run `toolkit predict` on {config.split}"
-            if results.suffix == ".csv":
-                predict = "`toolkit finetune classifier` leaves them for val and test"
-            raise InputError(
-                f"{results}: no such predictions: {predict}, "
-                "or give the run folder or results file that has them"
-            )
-        name = "metrics.json" if config.split == "test" else f"metrics_{config.split}.json"
-        metrics = config.out or (given if given.is_dir() else given.parent) / name
-        if results.name != f"{config.split}.json":  # what lies beside it may be of another run
-            return cls(results, None, None, metrics)
-        val = results.with_name("val.json")
-        return cls(results, val if val.is_file() else None, read_card(results.parent), metrics)
-
-
-def _in_run(run: Path, split: str) -> Path:
-    """The predictions of a run: detections, or the probabilities of a classifier.
-
-    Raises:
-        InputError: it has both.
-    """
-    detected = run / "predictions" / f"{split}.json"
-    judged = run / "predictions" / images_file(split)
-    if detected.is_file() and judged.is_file():
-        raise InputError(
-            f"{run}: holds detections and image-level probabilities: "
-            f"give one of them, {detected} or {judged}"
-        )
-    card = read_card(run / "predictions")
-    return judged if judged.is_file() or (card and card.boxes == "none") else detected
+def _metrics_file(config: EvaluateConfig, sources: Sequence[Source]) -> Path:
+    if config.out is not None:
+        return config.out
+    if len(sources) > 1:
+        raise InputError("several runs have no folder in common: name the metrics file with --out")
+    name = "metrics.json" if config.split == "test" else f"metrics_{config.split}.json"
+    return sources[0].home / name

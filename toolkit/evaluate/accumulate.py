@@ -172,17 +172,19 @@ def _running(rows: _Columns) -> _Columns:
     return rows
 
 
-def count_at(matches: Sequence[Matches], threshold: float) -> Counts:
-    """Found, detected and present defects per image and category, at a score threshold.
+def count_at(matches: Sequence[Matches], thresholds: float | npt.NDArray[np.float64]) -> Counts:
+    """Found, detected and present defects per image and category, at score thresholds.
 
     Args:
         matches: one per category, at least one.
-        threshold: detections count from this score on.
+        thresholds: detections count from these scores on; one for all, or of a shape that fits
+            (images, categories).
     """
     images = matches[0].instances.shape[1]
     counts = np.zeros((images, len(matches), 3), dtype=np.int64)
+    every = np.broadcast_to(thresholds, counts.shape[:2])
     for category, found in enumerate(matches):
-        kept = found.scores >= threshold
+        kept = found.scores >= every[found.image, category]
         hits = kept & found.found_at_iou
         counts[:, category, 0] = np.bincount(found.image[hits], minlength=images)
         counts[:, category, 1] = np.bincount(found.image[kept], minlength=images)

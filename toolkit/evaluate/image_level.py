@@ -10,8 +10,10 @@ from toolkit.evaluate import verdicts
 from toolkit.evaluate.bootstrap import ratio
 from toolkit.evaluate.sheet import Sheet
 
-VERDICT = ("image.accuracy", "image.balanced_accuracy", "image.macro_F1")
-AUROC = "image.AUROC"
+_ALARMS = "image.false_alarms_per_100_good"
+VERDICT = ("image.accuracy", "image.balanced_accuracy", "image.macro_F1", _ALARMS)
+RANKING = ("image.AUROC", "image.AP")
+CALIBRATION = "image.ECE"
 
 
 def add_verdicts(sheet: Sheet, truth: verdicts.Labels, given: verdicts.Labels) -> None:
@@ -25,8 +27,13 @@ def add_verdicts(sheet: Sheet, truth: verdicts.Labels, given: verdicts.Labels) -
     labels = (GOOD, *sheet.dataset.categories)
     matrices = verdicts.confusion(truth, given, len(labels), sheet.weights)
     measures = (verdicts.accuracy, verdicts.balanced_accuracy, verdicts.macro_f1)
-    for name, measure in zip(VERDICT, measures, strict=True):
+    for name, measure in zip(VERDICT, measures, strict=False):
         sheet.add(name, measure(matrices))
+    good = int(np.count_nonzero(truth == 0))
+    if good:
+        sheet.add(_ALARMS, 100 * (1 - verdicts.recall(matrices)[:, 0]), n=good)
+    else:
+        sheet.leave_out([_ALARMS], "the split has no good images")
     always_good = ratio(truth == 0, np.ones_like(truth), sheet.weights)
     sheet.add("baseline.always_good_accuracy", always_good)
     _add_labels(sheet, labels, truth, matrices)
@@ -52,7 +59,7 @@ def _add_labels(
         sheet.add_for_label(label, "image.F1", f1_of_label[:, index], n)
 
 
-def add_auroc(sheet: Sheet, truth: verdicts.Labels, scores: npt.NDArray[np.float64]) -> None:
+def add_ranking(sheet: Sheet, truth: verdicts.Labels, scores: npt.NDArray[np.float64]) -> None:
     """Enter how well scores tell images with defects from good ones.
 
     Args:
@@ -62,7 +69,24 @@ def add_auroc(sheet: Sheet, truth: verdicts.Labels, scores: npt.NDArray[np.float
     """
     good = int(np.count_nonzero(truth == 0))
     if 0 < good < truth.size:
-        sheet.add(AUROC, verdicts.auroc(truth, scores, sheet.weights))
+        for name, measure in zip(
+            RANKING, (verdicts.auroc, verdicts.average_precision), strict=True
+        ):
+            sheet.add(name, measure(truth, scores, sheet.weights))
     else:
         which = "defects" if good else "good images"
-        sheet.leave_out([AUROC], f"the split has no {which} to tell from the others")
+        sheet.leave_out(RANKING, f"the split has no {which} to tell from the others")
+
+
+def add_calibration(
+    sheet: Sheet, confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+) -> None:
+    """Enter how far confidence is from how often it is right.
+
+    Args:
+        sheet: of the images' split.
+        confidence: that a statement about each image is true, 0 to 1, shape (images,).
+        right: whether it is, shape (images,).
+    """
+    error = verdicts.expected_calibration_error(confidence, right, sheet.weights)
+    sheet.add(CALIBRATION, error)

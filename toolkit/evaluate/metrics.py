@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -11,7 +15,7 @@ class Figure:
     """One number and what it rests on.
 
     Attributes:
-        value: the figure on the images as they are, 0 to 1.
+        value: the figure on the images as they are, 0 to 1; of ``*_per_100_good`` a count.
         ci95: bounds of its 95 % interval; None where no resamples were asked for, or where fewer
             than two images are behind it.
         n: images behind it: all that were scored, or, in ``per_class``, those with the class.
@@ -40,10 +44,21 @@ class Threshold:
     Attributes:
         value: 0 to 1; a detection counts where its score is at least this.
         chosen_on: the split that it was chosen on, or "given".
+        by_class: thresholds of classes that have one of their own.
     """
 
     value: float
     chosen_on: str
+    by_class: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in ``metrics.json``."""
+        content = {"value": self.value, "chosen_on": self.chosen_on}
+        return {**content, "by_class": dict(self.by_class)} if self.by_class else content
+
+    def of(self, categories: Sequence[str]) -> npt.NDArray[np.float64]:
+        """The threshold of each category, shape (categories,)."""
+        return np.array([self.by_class.get(name, self.value) for name in categories], np.float64)
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,9 @@ class Protocol:
         resamples, seed: of the bootstrap.
         interval: one line on its method.
         dataset: name of the dataset.
-        fold: its fold; None where it has none.
+        fold: its fold, or several whose splits were pooled; None where it has none.
+        goal: what thresholds were chosen for; empty where none was chosen.
+        parts: splits that were pooled.
     """
 
     split: str
@@ -88,7 +105,9 @@ class Protocol:
     seed: int
     interval: str
     dataset: str
-    fold: int | None = None
+    fold: int | tuple[int, ...] | None = None
+    goal: str = ""
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -99,7 +118,7 @@ class Metrics:
         figures: by dotted name ("box.AP"); a ``baseline.`` is what doing nothing clever scores.
         per_class: the same by class; "good" has image-level figures only.
         absent: why a figure is not there, by its name ("mask.AP", "per_class.dent").
-        thresholds: by what they decide: "box", "mask", "image".
+        thresholds: by what they decide: "box", "mask", "image"; of pooled splits "box 1", "box 2".
         protocol: what was scored, and how.
         confusion: images by true label and verdict; empty where there are no verdicts.
     """
@@ -121,6 +140,6 @@ class Metrics:
             },
             "absent": dict(self.absent),
             "confusion": {label: dict(given) for label, given in self.confusion.items()},
-            "thresholds": {name: asdict(value) for name, value in self.thresholds.items()},
+            "thresholds": {name: value.to_json() for name, value in self.thresholds.items()},
             "protocol": asdict(self.protocol),
         }

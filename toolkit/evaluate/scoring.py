@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,19 +29,70 @@ from toolkit.evaluate.checks import (
     check_results,
     why_no_masks,
 )
-from toolkit.evaluate.image_level import AUROC, VERDICT, add_auroc, add_verdicts
+from toolkit.evaluate.image_level import (
+    CALIBRATION,
+    RANKING,
+    VERDICT,
+    add_calibration,
+    add_ranking,
+    add_verdicts,
+)
 from toolkit.evaluate.matching import IOUS, MAX_DETECTIONS, SIZES, Kind, Matches
 from toolkit.evaluate.metrics import Metrics, Missing, Protocol, Threshold
 from toolkit.evaluate.sheet import Sheet
-from toolkit.evaluate.thresholds import Chooser, Labelled
+from toolkit.evaluate.thresholds import Chooser, Goal, Labelled
 from toolkit.predictions import ImageProbabilities, PredictionCard, Result
 
 _AT_THRESHOLD = ("F1", "precision", "recall")
-_FOUND = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100", *_AT_THRESHOLD)
+_ALARMS = "false_alarms_per_100_good"
+_FOUND = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100", *_AT_THRESHOLD, _ALARMS)
 _BOX = tuple(f"box.{name}" for name in _FOUND)
 _MASK_FOUND = tuple(f"mask.{name}" for name in _FOUND)
 _STEPS = {"AP50": 0, "AP75": int(np.flatnonzero(np.isclose(IOUS, 0.75))[0])}
 _MASK_PIXELS = ("mask.IoU", "mask.Dice")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split, what was predicted on it, and what thresholds are chosen on.
+
+    Attributes:
+        dataset: ground truth of the split.
+        results: predictions on it.
+        val: ground truth and predictions of val; without them, and without a threshold given,
+            there is no F1, IoU, Dice or verdict.
+        sources: names of the results and of val's, for error messages.
+    """
+
+    dataset: Dataset
+    results: Sequence[Result]
+    val: Labelled | None = None
+    sources: tuple[str, str] = ("results", "val results")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How results are scored.
+
+    Attributes:
+        threshold: score threshold for everything, instead of those chosen on val.
+        goal: what thresholds are chosen for.
+        iou: IoU from which a detection counts as found in F1, above 0 and below 1.
+        max_detections: that count in AP, AR and F1 per image and class, the surest.
+        backend: who matches detections to instances; all give the same.
+        resamples: of the bootstrap; 0 leaves the intervals out.
+        seed: of the bootstrap.
+        split: name of the split.
+    """
+
+    threshold: float | None = None
+    goal: Goal = Goal()  # noqa: RUF009, it is frozen
+    iou: float = 0.5
+    max_detections: int = MAX_DETECTIONS
+    backend: Backend = "arrays"
+    resamples: int = 1000
+    seed: int = 0
+    split: str = "test"
 
 
 def score(
@@ -48,65 +101,117 @@ def score(
     *,
     val: Labelled | None = None,
     card: PredictionCard | None = None,
-    threshold: float | None = None,
-    iou: float = 0.5,
-    max_detections: int = MAX_DETECTIONS,
-    backend: Backend = "arrays",
-    resamples: int = 1000,
-    seed: int = 0,
-    split: str = "test",
     sources: tuple[str, str] = ("results", "val results"),
+    **rules: Any,
 ) -> Metrics:
     """Score results against the ground truth of the split that they were predicted on.
 
     Args:
         dataset: ground truth of one split.
         results: predictions on it.
-        val: ground truth and predictions of val, on which score thresholds are chosen; without
-            them, and without ``threshold``, there is no F1, IoU, Dice or verdict.
+        val: as of ``Part``.
         card: where the results come from. Where it, or an ``annotation_id`` on a result, says
             that boxes were given, the outlines alone are scored, and every result needs its
             ``annotation_id``.
-        threshold: score threshold for everything, instead of those chosen on val.
-        iou: IoU from which a detection counts as found in F1, above 0 and below 1.
-        max_detections: that count in AP, AR and F1 per image and class, the surest.
-        backend: who matches detections to instances; all give the same.
-        resamples: of the bootstrap; 0 leaves the intervals out.
-        seed: of the bootstrap.
-        split: name of the split.
-        sources: names of the results and of val's, for error messages.
+        sources: as of ``Part``.
+        rules: fields of ``Rules``.
 
     Raises:
         InputError: the split is empty, or a result cannot be scored.
     """
-    _check_images(dataset, split)
-    check_results(dataset, results, sources[0])
-    sheet = _open_sheet(dataset, resamples, seed)
-    no_masks = why_no_masks(dataset, results, card)
+    return score_parts([Part(dataset, results, val, sources)], Rules(**rules), card).metrics()
+
+
+def score_parts(parts: Sequence[Part], rules: Rules, card: PredictionCard | None = None) -> Sheet:
+    """Score the splits of several folds as if they were one.
+
+    Each part has thresholds of its own, chosen on its own val; no image is in two parts.
+
+    Args:
+        parts: at least one, with the same categories.
+        rules: how.
+        card: as of ``score``, the same for all.
+
+    Returns:
+        the sheet with all figures.
+
+    Raises:
+        InputError: a split is empty, an image is in two of them, or a result cannot be scored.
+    """
+    for part in parts:
+        _check_images(part.dataset, rules.split)
+        check_results(part.dataset, part.results, part.sources[0])
+    dataset = join(tuple(part.dataset for part in parts))
+    results = [result for part in parts for result in part.results]
     boxes_given = are_boxes_given(results, card)
-    if boxes_given:
-        check_answers(dataset, results, sources[0])
-        _score_outlines(sheet, results, no_masks)
-    else:
-        if val is not None:
-            check_results(*val, sources[1])
-        find = matcher(backend, iou=iou, max_detections=max_detections)
-        chooser = Chooser(val, threshold, find, split)
-        _score_boxes(sheet, results, chooser, max_detections)
-        _score_masks(sheet, results, chooser, no_masks, max_detections)
-        _score_images(sheet, results, chooser)
     boxes = "ground truth" if boxes_given else "detector"
-    return sheet.metrics(_protocol(dataset, split, boxes, iou, resamples, seed))
+    sheet = _open_sheet(dataset, rules, boxes, len(parts))
+    no_masks = why_no_masks(dataset, results, card)
+    if boxes_given:
+        check_answers(dataset, results, parts[0].sources[0])
+        _score_outlines(sheet, results, no_masks)
+        return sheet
+    choosers = [_chooser(part, rules) for part in parts]
+    owner = np.repeat(np.arange(len(parts)), [len(part.dataset.images) for part in parts])
+    cut = Cut(sheet, choosers, owner, rules)
+    _score_boxes(cut, results)
+    _score_masks(cut, results, no_masks)
+    _score_images(cut, results)
+    return sheet
+
+
+def _chooser(part: Part, rules: Rules) -> Chooser:
+    if part.val is not None:
+        check_results(*part.val, part.sources[1])
+    find = matcher(rules.backend, iou=rules.iou, max_detections=rules.max_detections)
+    return Chooser(part.val, rules.threshold, rules.goal, find, rules.split)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where scores are cut: the thresholds of every part, on the images of all.
+
+    Attributes:
+        sheet: that figures are entered on.
+        choosers: one per part.
+        owner: shape (images,), index of each image's part.
+        rules: how results are scored.
+    """
+
+    sheet: Sheet
+    choosers: Sequence[Chooser]
+    owner: npt.NDArray[np.int64]
+    rules: Rules
+
+    def at(
+        self, name: str, choose: Callable[[Chooser], Threshold | Missing]
+    ) -> npt.NDArray[np.float64] | Missing:
+        """Thresholds by image and category, entered on the sheet; or why there are none.
+
+        Args:
+            name: what they decide: "box", "mask" or "image".
+            choose: asks a part for its own.
+        """
+        chosen = [choose(chooser) for chooser in self.choosers]
+        rows = []
+        for number, threshold in enumerate(chosen, start=1):
+            if isinstance(threshold, Missing):
+                return threshold
+            rows.append(threshold.of(self.sheet.dataset.categories))
+            self.sheet.set_threshold(name if len(chosen) == 1 else f"{name} {number}", threshold)
+        return np.stack(rows)[self.owner]
+
+    def match(self, results: Sequence[Result], kind: Kind) -> list[Matches]:
+        """Matches of all parts."""
+        return self.choosers[0].matcher(self.sheet.dataset, results, kind)
 
 
 def score_probabilities(
     dataset: Dataset,
     probabilities: ImageProbabilities,
     *,
-    resamples: int = 1000,
-    seed: int = 0,
-    split: str = "test",
     source: str = "probabilities",
+    **rules: Any,
 ) -> Metrics:
     """Score image-level probabilities against the ground truth of their split.
 
@@ -115,28 +220,69 @@ def score_probabilities(
     Args:
         dataset: ground truth of one split.
         probabilities: of its images, in any order.
-        resamples: of the bootstrap; 0 leaves the intervals out.
-        seed: of the bootstrap.
-        split: name of the split.
         source: name of the probabilities, for error messages.
+        rules: fields of ``Rules``; of these the bootstrap's and the split's name count.
 
     Raises:
         InputError: the split is empty, or its classes or images are not those of the
             probabilities.
     """
-    _check_images(dataset, split)
-    check_probabilities(dataset, probabilities, source)
-    sheet = _open_sheet(dataset, resamples, seed)
+    return score_judged([(dataset, probabilities, source)], Rules(**rules)).metrics()
+
+
+def score_judged(parts: Sequence[tuple[Dataset, ImageProbabilities, str]], rules: Rules) -> Sheet:
+    """Score the probabilities of several folds as if they were one split.
+
+    Args:
+        parts: ground truth, probabilities and their name for error messages.
+        rules: as of ``score_probabilities``.
+
+    Raises:
+        InputError: as there, or an image is in two parts.
+    """
+    rows = []
+    for dataset, probabilities, source in parts:
+        _check_images(dataset, rules.split)
+        check_probabilities(dataset, probabilities, source)
+        row = {name: index for index, name in enumerate(probabilities.file_names)}
+        rows.append(probabilities.values[[row[image.file_name] for image in dataset.images]])
+    values = np.concatenate(rows)
+    dataset = join(tuple(dataset for dataset, _, _ in parts))
+    sheet = _open_sheet(dataset, rules, "none", len(parts))
     sheet.leave_out(
         (*_BOX, *_MASK_FOUND, *_MASK_PIXELS),
         "whole images were judged, so there are no boxes and no masks to score",
     )
-    row = {name: index for index, name in enumerate(probabilities.file_names)}
-    values = probabilities.values[[row[image.file_name] for image in dataset.images]]
     truth = verdicts.true_labels(dataset)
-    add_verdicts(sheet, truth, values.argmax(axis=1))
-    add_auroc(sheet, truth, 1 - values[:, 0])
-    return sheet.metrics(_protocol(dataset, split, "none", None, resamples, seed))
+    given = values.argmax(axis=1)
+    add_verdicts(sheet, truth, given)
+    add_ranking(sheet, truth, 1 - values[:, 0])
+    add_calibration(sheet, values.max(axis=1), given == truth)
+    return sheet
+
+
+def join(datasets: Sequence[Dataset]) -> Dataset:
+    """Splits of several folds as one, in their order.
+
+    Raises:
+        InputError: their categories differ, or an image is in two of them.
+    """
+    first, *others = datasets
+    seen = {image.id for image in first.images}
+    for number, other in enumerate(others, start=2):
+        if other.categories != first.categories:
+            raise InputError(
+                f"run {number} knows {', '.join(other.categories)}, the first "
+                f"{', '.join(first.categories)}: pool runs on folds of one dataset"
+            )
+        twice = sorted(image.file_name for image in other.images if image.id in seen)
+        if twice:
+            raise InputError(
+                f"run {number}: {twice[0]} is in an earlier run's split, too: "
+                "pool runs on different folds"
+            )
+        seen |= {image.id for image in other.images}
+    return first.subset(tuple(image for each in datasets for image in each.images))
 
 
 def _check_images(dataset: Dataset, split: str) -> None:
@@ -144,72 +290,74 @@ def _check_images(dataset: Dataset, split: str) -> None:
         raise InputError(f"{split}: has no images to score: convert with a split that has some")
 
 
-def _open_sheet(dataset: Dataset, resamples: int, seed: int) -> Sheet:
-    weights = image_weights(dataset.image_labels(), resamples, seed, dataset.photographs())
-    return Sheet(dataset, weights)
-
-
-def _protocol(
-    dataset: Dataset, split: str, boxes: str, iou: float | None, resamples: int, seed: int
-) -> Protocol:
+def _open_sheet(dataset: Dataset, rules: Rules, boxes: str, parts: int) -> Sheet:
     labels = dataset.image_labels()
-    return Protocol(
-        split=split,
+    photographs = dataset.photographs()
+    judged = boxes != "detector"
+    protocol = Protocol(
+        split=rules.split,
         images=len(dataset.images),
-        photographs=len(set(dataset.photographs())),
+        photographs=len(set(photographs)),
         good_images=labels.count(GOOD),
         instances=sum(dataset.count_instances().values()),
         labels={label: labels.count(label) for label in (GOOD, *dataset.categories)},
         boxes=boxes,
-        iou=iou,
-        resamples=resamples,
-        seed=seed,
+        iou=None if boxes == "none" else rules.iou,
+        resamples=rules.resamples,
+        seed=rules.seed,
         interval=METHOD,
         dataset=dataset.name,
+        goal="" if judged or rules.threshold is not None else str(rules.goal),
+        parts=parts,
     )
+    weights = image_weights(labels, rules.resamples, rules.seed, photographs)
+    return Sheet(dataset, weights, protocol)
 
 
-def _score_boxes(sheet: Sheet, results: Sequence[Result], chooser: Chooser, most: int) -> None:
-    if not sheet.instances:
-        sheet.leave_out(_BOX, "the split has no defects")
+def _score_boxes(cut: Cut, results: Sequence[Result]) -> None:
+    if not cut.sheet.instances:
+        cut.sheet.leave_out(_BOX, "the split has no defects")
         return
-    matches = chooser.matcher(sheet.dataset, results, "box")
-    _add_found(sheet, "box", matches, chooser.for_f1("box"), most)
+    thresholds = cut.at("box", lambda chooser: chooser.for_defects("box"))
+    _add_found(cut, "box", cut.match(results, "box"), thresholds)
 
 
-def _score_masks(
-    sheet: Sheet, results: Sequence[Result], chooser: Chooser, no_masks: str | None, most: int
-) -> None:
+def _score_masks(cut: Cut, results: Sequence[Result], no_masks: str | None) -> None:
+    sheet = cut.sheet
     if no_masks is not None or not sheet.instances:
         sheet.leave_out((*_MASK_FOUND, *_MASK_PIXELS), no_masks or "the split has no defects")
         return
-    matches = chooser.matcher(sheet.dataset, results, "mask")
-    threshold = chooser.for_f1("mask")
-    _add_found(sheet, "mask", matches, threshold, most)
-    if isinstance(threshold, Missing):
-        sheet.leave_out(_MASK_PIXELS, threshold.reason)
+    thresholds = cut.at("mask", lambda chooser: chooser.for_defects("mask"))
+    _add_found(cut, "mask", cut.match(results, "mask"), thresholds)
+    if isinstance(thresholds, Missing):
+        sheet.leave_out(_MASK_PIXELS, thresholds.reason)
         return
-    kept = [result for result in results if result["score"] >= threshold.value]
+    row = {image.id: index for index, image in enumerate(sheet.dataset.images)}
+    kept = [
+        result
+        for result in results
+        if result["score"] >= thresholds[row[result["image_id"]], result["category_id"] - 1]
+    ]
     boxes = pixels.filled_boxes(sheet.dataset, kept)
     _add_pixels(sheet, pixels.masks(kept), boxes, sheet.add_found)
 
 
 def _add_found(
-    sheet: Sheet,
+    cut: Cut,
     kind: Kind,
     matches: Sequence[Matches],
-    threshold: Threshold | Missing,
-    most: int,
+    thresholds: npt.NDArray[np.float64] | Missing,
 ) -> None:
     """Which defects were found: COCO's figures, and those at the threshold."""
+    sheet = cut.sheet
     _add_precision(sheet, kind, matches)
-    _add_recall(sheet, kind, matches, most)
+    _add_recall(sheet, kind, matches, cut.rules.max_detections)
     names = [f"{kind}.{name}" for name in _AT_THRESHOLD]
-    if isinstance(threshold, Missing):
-        sheet.leave_out(names, threshold.reason)
+    alarms = f"{kind}.{_ALARMS}"
+    if isinstance(thresholds, Missing):
+        sheet.leave_out((*names, alarms), thresholds.reason)
         return
-    sheet.set_threshold(kind, threshold)
-    counts = count_at(matches, threshold.value)
+    counts = count_at(matches, thresholds)
     for name, measure in zip(names, (f1, precision_at, recall_at), strict=True):
         overall = measure(counts.sum(axis=1), sheet.weights)
         if np.isfinite(overall[0]):
@@ -220,6 +368,12 @@ def _add_found(
             samples = measure(counts[:, index], sheet.weights)
             if np.isfinite(samples[0]):
                 sheet.add_for(category, name, samples)
+    good = np.array([image.is_good for image in sheet.dataset.images])
+    if good.any():
+        detected = 100 * counts[:, :, 1].sum(axis=1) * good
+        sheet.add(alarms, ratio(detected, good.astype(np.int64), sheet.weights), n=int(good.sum()))
+    else:
+        sheet.leave_out([alarms], "the split has no good images")
 
 
 def _add_precision(sheet: Sheet, kind: Kind, matches: Sequence[Matches]) -> None:
@@ -283,7 +437,7 @@ def _add_pixels(
 def _score_outlines(sheet: Sheet, results: Sequence[Result], no_masks: str | None) -> None:
     """Given boxes: how well each instance was outlined, and how well its box alone would."""
     sheet.leave_out(
-        (*_BOX, *_MASK_FOUND, *VERDICT, AUROC),
+        (*_BOX, *_MASK_FOUND, *VERDICT, *RANKING, CALIBRATION),
         "boxes were given, so finding them was not measured",
     )
     names = (*_MASK_PIXELS, "mask.instance_IoU")
@@ -300,12 +454,13 @@ def _score_outlines(sheet: Sheet, results: Sequence[Result], no_masks: str | Non
             sheet.add_for(category, name, ratio(column[:, part], column[:, 2], sheet.weights))
 
 
-def _score_images(sheet: Sheet, results: Sequence[Result], chooser: Chooser) -> None:
+def _score_images(cut: Cut, results: Sequence[Result]) -> None:
+    sheet = cut.sheet
     images = verdicts.score_images(sheet.dataset, results)
-    threshold = chooser.for_verdicts(images)
-    if isinstance(threshold, Missing):
-        sheet.leave_out(VERDICT, threshold.reason)
+    thresholds = cut.at("image", lambda chooser: chooser.for_verdicts(images))
+    if isinstance(thresholds, Missing):
+        sheet.leave_out(VERDICT, thresholds.reason)
     else:
-        sheet.set_threshold("image", threshold)
-        add_verdicts(sheet, images.truth, images.verdicts(threshold.value))
-    add_auroc(sheet, images.truth, images.score)
+        add_verdicts(sheet, images.truth, images.verdicts(thresholds))
+    add_ranking(sheet, images.truth, images.score)
+    add_calibration(sheet, images.score, images.truth > 0)

@@ -18,12 +18,16 @@ class Sheet:
     Attributes:
         dataset: ground truth of the split that is scored.
         weights: of its images, row 0 the split itself.
+        protocol: what is scored, and how.
+        samples: of every overall figure, by name.
     """
 
-    def __init__(self, dataset: Dataset, weights: Weights) -> None:
+    def __init__(self, dataset: Dataset, weights: Weights, protocol: Protocol) -> None:
         """Start an empty sheet."""
         self.dataset = dataset
         self.weights = weights
+        self.protocol = protocol
+        self.samples: dict[str, Samples] = {}
         self._images_with = {
             name: np.array([name in image.labels for image in dataset.images])
             for name in dataset.categories
@@ -54,19 +58,29 @@ class Sheet:
             if self._instances[name]
         ]
 
-    def add(self, name: str, samples: Samples) -> None:
-        """Enter a figure of all images, from its value on every row of the weights."""
-        self._figures[name] = to_figure(samples, n=len(self.dataset.images))
+    def add(
+        self, name: str, samples: Samples, *, n: int | None = None, instances: int | None = None
+    ) -> None:
+        """Enter a figure, from its value on every row of the weights.
+
+        Args:
+            name: of the figure.
+            samples: shape (W,).
+            n: images behind it; all of them where not given.
+            instances: instances behind it.
+        """
+        self.samples[name] = samples
+        n = len(self.dataset.images) if n is None else n
+        self._figures[name] = to_figure(samples, n=n, instances=instances)
 
     def add_found(self, name: str, samples: Samples) -> None:
         """Enter a figure of the instances on all images."""
-        n = len(self.dataset.images)
-        self._figures[name] = to_figure(samples, n=n, instances=self.instances)
+        self.add(name, samples, instances=self.instances)
 
     def add_outlined(self, name: str, samples: Samples) -> None:
         """Enter a figure of the instances, to which images without any add nothing."""
         n = sum(not image.is_good for image in self.dataset.images)
-        self._figures[name] = to_figure(samples, n=n, instances=self.instances)
+        self.add(name, samples, n=n, instances=self.instances)
 
     def add_for(self, category: str, name: str, samples: Samples) -> None:
         """Enter a figure of the instances of a category that the split has."""
@@ -98,9 +112,14 @@ class Sheet:
             for label, row in zip(labels, matrix, strict=True)
         }
 
-    def metrics(self, protocol: Protocol) -> Metrics:
+    def metrics(self) -> Metrics:
         """Everything that was entered."""
         per_class = {label: figures for label, figures in self._per_class.items() if figures}
         return Metrics(
-            self._figures, per_class, self._absent, self._thresholds, protocol, self._confusion
+            self._figures,
+            per_class,
+            self._absent,
+            self._thresholds,
+            self.protocol,
+            self._confusion,
         )

@@ -28,19 +28,30 @@ class ImageScores:
     Attributes:
         labels: "good", then the categories.
         truth: shape (images,), index of the true label.
-        suspect: shape (images,), index of the category of the surest detection (of equally sure
-            ones the first category); 0 where there is none.
-        score: shape (images,), that detection's score; 0 where there is none.
+        highest: shape (images, categories), score of the surest detection of each category; -1
+            where there is none.
     """
 
     labels: tuple[str, ...]
     truth: Labels
-    suspect: Labels
-    score: npt.NDArray[np.float64]
+    highest: npt.NDArray[np.float64]
 
-    def verdicts(self, threshold: float) -> Labels:
-        """Index of each image's verdict: the suspect from the threshold on, good below it."""
-        return np.where(self.score >= threshold, self.suspect, 0)
+    @property
+    def score(self) -> npt.NDArray[np.float64]:
+        """Shape (images,), the surest detection's score; 0 where there is none."""
+        score: npt.NDArray[np.float64] = self.highest.max(axis=1, initial=0.0)
+        return score
+
+    def verdicts(self, thresholds: float | npt.NDArray[np.float64]) -> Labels:
+        """Index of each image's verdict: the category of the surest detection that counts, or good.
+
+        Args:
+            thresholds: from which a detection counts; one for all, or of a shape that fits
+                (images, categories).
+        """
+        counted = np.where(self.highest >= np.maximum(thresholds, 0), self.highest, -1.0)
+        surest = counted.argmax(axis=1)  # of equally sure ones the first category
+        return np.where(counted.max(axis=1) >= 0, 1 + surest, 0).astype(np.int64)
 
 
 def true_labels(dataset: Dataset) -> Labels:
@@ -52,14 +63,11 @@ def true_labels(dataset: Dataset) -> Labels:
 def score_images(dataset: Dataset, results: Sequence[Result]) -> ImageScores:
     """Reduce detections to the highest score of each category on each image."""
     position = {image.id: index for index, image in enumerate(dataset.images)}
-    highest = np.full((len(dataset.images), 1 + len(dataset.categories)), -1.0)
-    highest[:, 0] = -0.5  # below any detection, above none
-    for result in results:
-        cell = position[result["image_id"]], result["category_id"]
-        highest[cell] = max(highest[cell], result["score"])
-    score = np.maximum(highest.max(axis=1), 0.0)
-    suspect = np.argmax(highest, axis=1).astype(np.int64)
-    return ImageScores((GOOD, *dataset.categories), true_labels(dataset), suspect, score)
+    highest = np.full((len(dataset.images), len(dataset.categories)), -1.0)
+    rows = [position[result["image_id"]] for result in results]
+    columns = [result["category_id"] - 1 for result in results]
+    np.maximum.at(highest, (rows, columns), [result["score"] for result in results])
+    return ImageScores((GOOD, *dataset.categories), true_labels(dataset), highest)
 
 
 def confusion(truth: Labels, given: Labels, labels: int, weights: Weights) -> Confusion:
@@ -82,9 +90,10 @@ def confusion(truth: Labels, given: Labels, labels: int, weights: Weights) -> Co
 def confusion_by_threshold(images: ImageScores, thresholds: npt.NDArray[np.float64]) -> Confusion:
     """Confusion matrix at every threshold, shape (thresholds, labels, labels)."""
     size = len(images.labels)
+    score, suspect = images.score, images.verdicts(0.0)
     matrices = np.empty((thresholds.size, size, size))
     for index, threshold in enumerate(thresholds):
-        cells = images.truth * size + images.verdicts(float(threshold))
+        cells = images.truth * size + np.where(score >= threshold, suspect, 0)
         matrices[index] = np.bincount(cells, minlength=size * size).reshape(size, size)
     return matrices
 
@@ -138,6 +147,47 @@ def auroc(truth: Labels, scores: npt.NDArray[np.float64], weights: Weights) -> S
     below = np.cumsum(good, axis=1) - good
     won = (bad * (below + good / 2)).sum(axis=1)
     return divide(won, bad.sum(axis=1) * good.sum(axis=1))
+
+
+def average_precision(truth: Labels, scores: npt.NDArray[np.float64], weights: Weights) -> Samples:
+    """Mean precision over the defect images, each at its own score, on every row.
+
+    Not interpolated, ties taken together (``sklearn.metrics.average_precision_score``); NaN where
+    there is no defect image. Arguments as of ``auroc``.
+    """
+    order = np.argsort(-scores)
+    _, levels = np.unique(-scores[order], return_index=True)
+    drawn = weights[:, order].astype(np.float64)
+    bad = np.add.reduceat(drawn * (truth[order] > 0), levels, axis=1)
+    found = np.cumsum(bad, axis=1)
+    kept = np.cumsum(np.add.reduceat(drawn, levels, axis=1), axis=1)
+    precision = np.divide(found, kept, out=np.zeros_like(found), where=kept > 0)
+    return divide((bad * precision).sum(axis=1), bad.sum(axis=1))
+
+
+def expected_calibration_error(
+    confidence: npt.NDArray[np.float64],
+    right: npt.NDArray[np.bool_],
+    weights: Weights,
+    bins: int = 15,
+) -> Samples:
+    """How far confidence is from how often it is right, averaged over images, on every row.
+
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3, with bins of equal
+    width (``torchmetrics.classification.BinaryCalibrationError``, norm "l1").
+
+    Args:
+        confidence: 0 to 1, shape (images,).
+        right: whether what it was about is so, shape (images,).
+        weights: shape (W, images).
+        bins: how many; confidence 1 is one of its own.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    member = np.searchsorted(edges, confidence, side="right") - 1
+    gaps = np.zeros((confidence.size, bins + 1))
+    gaps[np.arange(confidence.size), member] = confidence - right
+    drawn = weights.astype(np.float64)
+    return divide(np.abs(drawn @ gaps).sum(axis=1), drawn.sum(axis=1))
 
 
 def _diagonal(matrices: Confusion) -> npt.NDArray[np.float64]:

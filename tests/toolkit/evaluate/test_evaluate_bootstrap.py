@@ -92,7 +92,7 @@ def test_an_interval_for_a_mean_has_the_textbook_width() -> None:
 
 def test_every_figure_lies_in_its_interval(make_scene: MakeScene) -> None:
     metrics = score(*make_scene(3, good=20, defective=40), val=make_scene(4), resamples=300)
-    assert len(metrics.figures) == 30
+    assert len(metrics.figures) == 35
     for name, figure in metrics.figures.items():
         assert figure.ci95 is not None
         assert figure.ci95[0] <= figure.value <= figure.ci95[1], name

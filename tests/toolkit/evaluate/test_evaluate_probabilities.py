@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from sklearn import metrics as sklearn
+from torchmetrics.classification import MulticlassCalibrationError
 
 from converters.dataset import Dataset, Image
 from converters.errors import InputError
@@ -50,22 +52,35 @@ def verdicts(dataset: Dataset, found: ImageProbabilities) -> tuple[list[str], li
     return given, [1 - float(rows[image.file_name][0]) for image in dataset.images]
 
 
+def calibration_error(dataset: Dataset, found: ImageProbabilities) -> float:
+    rows = dict(zip(found.file_names, found.values, strict=True))
+    values = torch.tensor(np.stack([rows[image.file_name] for image in dataset.images]))
+    truth = torch.tensor([found.classes.index(label) for label in dataset.image_labels()])
+    error = MulticlassCalibrationError(num_classes=len(found.classes), n_bins=15, norm="l1")
+    return float(error(values, truth))
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_figures_are_those_of_scikit_learn(make_scene: MakeScene, seed: int) -> None:
     dataset, _ = make_scene(seed, good=20, defective=30)
     found = guess(dataset, seed)
     given, suspicion = verdicts(dataset, found)
     truth = dataset.image_labels()
+    defective = [label != "good" for label in truth]
     metrics = score_probabilities(dataset, found, resamples=0)
     expected = {
         "image.accuracy": sklearn.accuracy_score(truth, given),
         "image.balanced_accuracy": sklearn.balanced_accuracy_score(truth, given),
         "image.macro_F1": sklearn.f1_score(truth, given, average="macro"),
-        "image.AUROC": sklearn.roc_auc_score([label != "good" for label in truth], suspicion),
+        "image.AUROC": sklearn.roc_auc_score(defective, suspicion),
+        "image.AP": sklearn.average_precision_score(defective, suspicion),
+        "image.false_alarms_per_100_good": 100
+        * np.mean([verdict != "good" for verdict, label in zip(given, truth, strict=True)][:20]),
+        "image.ECE": calibration_error(dataset, found),
         "baseline.always_good_accuracy": 0.4,
     }
     figures = {name: figure.value for name, figure in metrics.figures.items()}
-    assert figures == pytest.approx(expected)
+    assert figures == pytest.approx(expected, abs=1e-6)
     labels = list(found.classes)
     precision, recall, f1, support = sklearn.precision_recall_fscore_support(
         truth, given, labels=labels
@@ -111,9 +126,10 @@ def test_sure_probabilities_and_sure_detections_score_alike(make_scene: MakeScen
     ]
     judged = score_probabilities(dataset, ImageProbabilities(classes, names, values), seed=4)
     detected = score(dataset, results, threshold=0.5, seed=4)
-    assert len(judged.figures) == 5
+    assert len(judged.figures) == 8
     for name, figure in judged.figures.items():
-        assert figure == detected.figures[name]
+        if name != "image.ECE":  # of any class, or of any defect
+            assert figure == detected.figures[name]
     assert judged.confusion == detected.confusion
 
 

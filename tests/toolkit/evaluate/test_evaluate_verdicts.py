@@ -72,8 +72,7 @@ def test_weighting_an_image_equals_repeating_it(make_scene: MakeScene) -> None:
     repeated = replace(
         images,
         truth=np.repeat(images.truth, draws),
-        suspect=np.repeat(images.suspect, draws),
-        score=np.repeat(images.score, draws),
+        highest=np.repeat(images.highest, draws, axis=0),
     )
     weights = draws[None].astype(np.int16)
     ones = np.ones((1, draws.sum()), np.int16)
@@ -85,6 +84,14 @@ def test_weighting_an_image_equals_repeating_it(make_scene: MakeScene) -> None:
         assert measure(once) == pytest.approx(measure(copied))
     expected = sklearn.roc_auc_score(repeated.truth > 0, repeated.score)
     assert verdicts.auroc(images.truth, images.score, weights)[0] == pytest.approx(expected)
+    expected = sklearn.average_precision_score(repeated.truth > 0, repeated.score)
+    precision = verdicts.average_precision(images.truth, images.score, weights)
+    assert precision[0] == pytest.approx(expected)
+    once, copied = (
+        verdicts.expected_calibration_error(scores.score, scores.truth > 0, rows)
+        for scores, rows in ((images, weights), (repeated, ones))
+    )
+    assert once == pytest.approx(copied)
 
 
 def test_an_image_is_of_the_category_that_covers_most(tmp_path: Path) -> None:
