@@ -49,7 +49,7 @@ from toolkit.predictions import (
 
 FOLDS = 5
 CLASSES_OF_NEU = ("inclusion", "patches", "scratches")
-EPOCHS = 5
+EPOCHS = 3
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Model:
 
 
 MODELS = {
-    "yolo": Model("yolo", ("--image-size", "160", "--workers", "0"), 16, 200, ("box.AP50",)),
-    "sam": Model("sam", ("--workers", "1"), 16, 125, ("mask.instance_IoU",)),
-    "classifier": Model("classifier", ("--image-size", "128"), 32, 100, ("image.macro_F1",)),
+    "yolo": Model("yolo", ("--image-size", "160", "--workers", "0"), 16, 120, ("box.AP50",)),
+    "sam": Model("sam", ("--workers", "1"), 16, 48, ("mask.instance_IoU",)),
+    "classifier": Model("classifier", ("--image-size", "128"), 32, 60, ("image.macro_F1",)),
 }
 
 

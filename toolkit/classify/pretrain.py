@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torchvision.models import ResNet
 
 from converters.dataset import Box
 from converters.errors import InputError
+from converters.files import read_json
 from converters.geometry import region_from_mask
 from toolkit import outlines
 from toolkit.classify.data import letterbox, to_input
@@ -36,6 +38,7 @@ from toolkit.pretraining import (
 from toolkit.runs import RunFolder
 from toolkit.starter import write_packed
 from toolkit.synth.picture import Instance, Sample
+from toolkit.synth.registry import SURFACES
 from toolkit.synth.source import SourceDomain
 from toolkit.training import check_resumable, fit
 
@@ -57,6 +60,9 @@ SMALLEST_WINDOW = 24
 LEFT = 0.25
 """Share of a defect's pixels that must lie in the window for it to count as there."""
 
+SURFACE_WEIGHT = 0.3
+"""Weight of the question which surface it is."""
+
 BLACK = (0, 0, 0)
 
 
@@ -67,19 +73,25 @@ class Batch:
     Attributes:
         pixels: uint8, shape (b, side, side, 3), RGB.
         targets: float32, shape (b, outputs): 1 for what is on the picture, else 0.
+        surfaces: int64, shape (b,): index of the surface in ``SURFACES``.
         covered: float32, shape (b, 1, cells, cells): the share of each cell of ``FINEST_STRIDE``
             pixels that defects cover.
     """
 
     pixels: Tensor
     targets: Tensor
+    surfaces: Tensor
     covered: Tensor
 
 
 def pretrain_classifier(config: PretrainClassifierConfig) -> RunFolder:
     """Pretrain a ResNet to say which kinds of defects are on procedural pictures.
 
-    A picture may show several, so every kind is a question of its own (binary cross-entropy).
+    A picture may show several, so every kind is a question of its own (binary cross-entropy). Which
+    surface it shows is another (cross-entropy): a whole picture is full of it, so that the network
+    learns to see texture long before it sees defects, as with procedural categories of nothing at
+    all (Kataoka et al., Pre-training without Natural Images, ACCV 2020).
+
     Reads no picture: everything is drawn. The run serves as ``weights`` of ``finetune classifier``;
     ``checkpoints/starter.safetensors`` is its backbone in half precision, ready for packaging.
 
@@ -90,22 +102,34 @@ def pretrain_classifier(config: PretrainClassifierConfig) -> RunFolder:
     device = resolve_device(config.device)
     domain = source_domain(config, config.image_size)
     outputs = (ANY, *domain.kinds) if config.classes == "kinds" else (ANY,)
-    model = _starting_point(config, outputs)
+    answers = (*outputs, *(f"on {surface}" for surface in SURFACES))
+    model = _starting_point(config, answers)
     run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
     check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
     description = {
         "architecture": config.model,
-        "classes": list(outputs),
+        "classes": list(answers),
         "image_size": config.image_size,
     }
     run.write_model(description)
     task = ClassifierPretraining(model.to(device), outputs, domain, config)
     progress = fit(task, schedule(config, "val_score"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val score {progress.best_score:.4f}")
+    pack(run)
+    return run
+
+
+def pack(run: RunFolder) -> Path:
+    """Write the best backbone of a run in half precision, ready for packaging.
+
+    Returns:
+        ``checkpoints/starter.safetensors``.
+    """
     best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
     backbone = {name: tensor for name, tensor in best.items() if not name.startswith("fc.")}
-    write_packed(run.checkpoints / "starter.safetensors", backbone, description)
-    return run
+    path = run.checkpoints / "starter.safetensors"
+    write_packed(path, backbone, read_json(run.checkpoints / "model.json"))
+    return path
 
 
 def _starting_point(config: PretrainClassifierConfig, outputs: tuple[str, ...]) -> ResNet:
@@ -149,25 +173,36 @@ class ClassifierPretraining:
         return new_pictures(self._domain, self._collate, self._config, epoch)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Binary cross-entropy over all outputs, and the loss of the second task."""
+        """Binary cross-entropy of the kinds, cross-entropy of the surface, and of the second task."""
         device = next(self.model.parameters()).device
         self._features.clear()
         logits = self.model(to_input(batch.pixels.to(device))).float()
-        loss = F.binary_cross_entropy_with_logits(logits, batch.targets.to(device))
+        kinds, surfaces = torch.split(logits, [batch.targets.shape[1], len(SURFACES)], dim=1)
+        entropy = F.binary_cross_entropy_with_logits(kinds, batch.targets.to(device))
+        surface = F.cross_entropy(surfaces, batch.surfaces.to(device))
         with torch.autocast(device.type, enabled=False):
             outline = self._outlines.loss(self._features, batch.covered.to(device))
-        total = loss + self._config.outline_weight * outline
-        return {"loss": total, "entropy": loss.detach(), "outline": outline.detach()}
+        total = entropy + SURFACE_WEIGHT * surface + self._config.outline_weight * outline
+        parts = {"entropy": entropy, "surface": surface, "outline": outline}
+        return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
 
     def validate(self) -> dict[str, float]:
-        """Minus the loss on procedural pictures, and how often "any defect" is right."""
-        logits = torch.from_numpy(predict_logits(self.model, self._val.pixels.numpy()))
+        """Minus the losses on procedural pictures, and how often the answers are right."""
+        answers = torch.from_numpy(predict_logits(self.model, self._val.pixels.numpy()))
         targets = self._val.targets
+        logits, surfaces = torch.split(answers, [targets.shape[1], len(SURFACES)], dim=1)
+        surface = F.cross_entropy(surfaces, self._val.surfaces)
+        known = (surfaces.argmax(dim=1) == self._val.surfaces).float().mean()
         right = (logits[:, 0] > 0) == (targets[:, 0] > 0)
         good = targets[:, 0] == 0
         balanced = (right[good].float().mean() + right[~good].float().mean()) / 2
         loss = F.binary_cross_entropy_with_logits(logits, targets)
-        return {"val_score": -float(loss), "val_balanced_accuracy": float(balanced)}
+        return {
+            "val_score": -float(loss + SURFACE_WEIGHT * surface),
+            "val_entropy": float(loss),
+            "val_balanced_accuracy": float(balanced),
+            "val_surface_accuracy": float(known),
+        }
 
 
 @dataclass(frozen=True)
@@ -201,6 +236,7 @@ class Labelled:
         return Batch(
             torch.from_numpy(squares),
             torch.from_numpy(targets),
+            torch.tensor([list(SURFACES).index(picture.surface) for picture in pictures]),
             F.adaptive_avg_pool2d(covered, cells),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -85,9 +86,18 @@ def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
     task = YoloPretraining(start, classes, domain, config)
     progress = fit(task, schedule(config, "val_ap50"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val AP50 {progress.best_score:.4f}")
-    best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
-    pack_starter(run, best, start.scale, known, config.image_size, source)
+    pack(run)
     return run
+
+
+def pack(run: RunFolder) -> Path:
+    """Write the best model of a run and its class embeddings in half precision, for packaging.
+
+    Returns:
+        ``checkpoints/starter.safetensors``.
+    """
+    best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
+    return pack_starter(run, best)
 
 
 class YoloPretraining:

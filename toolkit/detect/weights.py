@@ -256,26 +256,17 @@ def _lower_scores(model: WorldModel) -> None:
         torch.nn.init.constant_(head.bias, _SCORE_PRIOR)
 
 
-def pack_starter(
-    run: RunFolder,
-    state: dict[str, torch.Tensor],
-    scale: Scale,
-    embeddings: ClassEmbeddings,
-    image_size: int,
-    source: str,
-) -> None:
-    """Write ``checkpoints/starter.safetensors``: model and embeddings in one small file."""
+def pack_starter(run: RunFolder, state: dict[str, torch.Tensor]) -> Path:
+    """Write model and class embeddings of a run into one small file, and return its path."""
     tensors = dict(state)
+    description = read_json(run.checkpoints / "model.json")
+    names = tuple(description["names"])
+    embeddings = read_embeddings(run.checkpoints / "embeddings.safetensors", names)
     for name, vector in zip(embeddings.names, embeddings.vectors, strict=True):
         tensors[_EMBEDDING + name] = vector
-    description = {
-        "architecture": ARCHITECTURE,
-        "scale": scale,
-        "names": embeddings.names,
-        "image_size": image_size,
-        "source": source,
-    }
-    write_packed(run.checkpoints / "starter.safetensors", tensors, description)
+    path = run.checkpoints / "starter.safetensors"
+    write_packed(path, tensors, description)
+    return path
 
 
 def _load_starter(path: Path) -> RunModel:

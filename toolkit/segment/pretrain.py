@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -62,9 +63,20 @@ def pretrain_sam(config: PretrainSamConfig) -> RunFolder:
     task = SamPretraining(sam.to(device), domain, config)
     progress = fit(task, schedule(config, "val_iou"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val IoU {progress.best_score:.4f}")
-    best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
-    write_packed(run.checkpoints / "starter.safetensors", best, {"architecture": MODEL})
+    pack(run)
     return run
+
+
+def pack(run: RunFolder) -> Path:
+    """Write the best model of a run in half precision, ready for packaging.
+
+    Returns:
+        ``checkpoints/starter.safetensors``.
+    """
+    best = without_outlines(load_file(run.checkpoints / "best.safetensors"))
+    path = run.checkpoints / "starter.safetensors"
+    write_packed(path, best, {"architecture": MODEL})
+    return path
 
 
 def _starting_point(config: PretrainSamConfig) -> Sam:
