@@ -84,7 +84,7 @@ def demo(config: configs.DemoConfig) -> dict[str, Any]:
     walk.step("Found boxes prompt SAM, on pictures never learnt from", "predict", predict)
     evaluate = configs.EvaluateConfig(data=dataset, predictions=(pipeline,), seed=seed)
     metrics = walk.step("Thresholds from val, figures from test", "evaluate", evaluate)
-    given = evaluate.model_copy(update={"predictions": sam})
+    given = evaluate.model_copy(update={"predictions": (sam,)})
     outlines = walk.step("The outlines alone, the right boxes given", "evaluate", given)
     picture = _draw(dataset, pipeline, metrics, out / "held-out.png")
     console.note(f"\nDone in {sum(walk.seconds.values()):.0f} s. See what was found: {picture}")

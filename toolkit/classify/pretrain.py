@@ -173,7 +173,7 @@ class ClassifierPretraining:
         return new_pictures(self._domain, self._collate, self._config, epoch)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Binary cross-entropy of the kinds, cross-entropy of the surface, and of the second task."""
+        """Cross-entropies of the kinds and of the surface, and the loss of the second task."""
         device = next(self.model.parameters()).device
         self._features.clear()
         logits = self.model(to_input(batch.pixels.to(device))).float()
