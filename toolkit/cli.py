@@ -56,7 +56,8 @@ class _LazyGroup(click.Group):
 def _build(name: str, command: Command) -> click.Command:
     config: type[Config] = getattr(import_module("toolkit.config"), command.config)
     params: list[click.Parameter] = [
-        click.Argument([field], required=False) for field in command.positional
+        click.Argument([field], required=False, nargs=command.words(field))
+        for field in command.positional
     ]
     for field, info in config.model_fields.items():
         if field not in command.positional:
@@ -114,9 +115,10 @@ def _given(config: type[Config], flags: dict[str, Any]) -> dict[str, Any]:
 
     values: dict[str, Any] = {}
     for field, value in flags.items():
-        if value is None:
+        if value is None or value == ():
             continue
-        if get_origin(config.model_fields[field].annotation) is tuple:
+        is_text = isinstance(value, str)
+        if is_text and get_origin(config.model_fields[field].annotation) is tuple:
             value = [part.strip() for part in value.split(",") if part.strip()]
         values[field] = value
     return values

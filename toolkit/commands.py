@@ -22,6 +22,7 @@ class Command:
         function: "module:function" that takes the configuration.
         show: function in ``toolkit.show`` that prints the result.
         positional: fields given by position.
+        variadic: whether the last of them takes all words that are left.
     """
 
     summary: str
@@ -29,6 +30,7 @@ class Command:
     function: str
     show: str
     positional: tuple[str, ...] = ()
+    variadic: bool = False
 
     def run(self, config: Config) -> Any:
         """Do the work; imports what it needs now."""
@@ -41,9 +43,16 @@ class Command:
         show: Callable[..., int] = getattr(import_module("toolkit.show"), self.show)
         return show(config, result, as_json=as_json)
 
+    def words(self, field: str) -> int:
+        """How many words a field that is given by position takes; -1 for all that are left."""
+        return -1 if self.variadic and field == self.positional[-1] else 1
+
     def line(self, name: str, config: Config) -> str:
         """The command line that gives this configuration."""
-        words = ["toolkit", name, *(_text(getattr(config, field)) for field in self.positional)]
+        words = ["toolkit", name]
+        for field in self.positional:
+            value = getattr(config, field)
+            words += [_text(value)] if self.words(field) == 1 else map(str, value)
         for field, info in type(config).model_fields.items():
             value = getattr(config, field)
             if field in self.positional or value == info.default:
@@ -137,6 +146,14 @@ COMMANDS: dict[str, Command] = {
         "toolkit.evaluate:compare",
         "comparison",
         ("first", "second"),
+    ),
+    "report": Command(
+        "One HTML page about a run, or several side by side.",
+        "ReportConfig",
+        "toolkit.report.page:report",
+        "reported",
+        ("runs",),
+        variadic=True,
     ),
     "demo": Command(
         "Walk the whole path once, from pictures to figures.",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from converters.dataset import GOOD
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from converters.convert import Conversion
     from converters.findings import Finding
     from toolkit.config import (
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         FinetuneYoloConfig,
         PredictConfig,
         PretrainConfig,
+        ReportConfig,
         SynthConfig,
     )
     from toolkit.evaluate import Comparison, Metrics
@@ -159,6 +162,16 @@ def comparison(config: CompareConfig, result: Comparison, *, as_json: bool) -> i
         _json(result.to_json())
     else:
         print(result.to_markdown())
+    return 0
+
+
+def reported(config: ReportConfig, result: Path, *, as_json: bool) -> int:
+    """Where the page lies."""
+    size = result.stat().st_size
+    if as_json:
+        _json({"page": str(result), "bytes": size})
+        return 0
+    _print(f"{result}: {size / 1e6:.1f} MB; open it in a browser, no network is needed")
     return 0
 
 

@@ -25,12 +25,15 @@ from converters.folder import DatasetFolder
 from toolkit.config import CompareConfig, EvaluateConfig, ScoringConfig
 from toolkit.evaluate.compare import Comparison, compare_sheets
 from toolkit.evaluate.foreign import results_from_supervision
+from toolkit.evaluate.maps import add_maps
 from toolkit.evaluate.metrics import Figure, Metrics, Protocol, Threshold
 from toolkit.evaluate.scoring import (
     Part,
     Rules,
+    open_for_maps,
     score,
     score_judged,
+    score_maps,
     score_parts,
     score_probabilities,
 )
@@ -55,6 +58,7 @@ __all__ = [
     "evaluate",
     "print_metrics",
     "score",
+    "score_maps",
     "score_probabilities",
 ]
 
@@ -77,7 +81,8 @@ def evaluate(
     From a configuration, the metrics file is written. Thresholds are chosen on val, where val was
     predicted too (``predictions/val.json``), so that the split that is scored is only scored. Of
     several runs, each is scored on the fold that it was made on, with thresholds of its own, and
-    figures are taken over all their images as if they were one split.
+    figures are taken over all their images as if they were one split. Score maps are scored beside
+    predictions, or alone.
 
     Args:
         given: what to score, or the ground truth of a split.
@@ -93,7 +98,10 @@ def evaluate(
             predictions = results_from_supervision(given, predictions)
         return score(given, predictions, **options)
     sources = [Source.of(path, given.split) for path in given.predictions]
-    metrics = _sheet(given, given.fold, sources).metrics()
+    sheet = _sheet(given, given.fold, sources) if sources else _without_predictions(given)
+    if given.maps is not None:
+        add_maps(sheet, given.maps, given.fpr_limit)
+    metrics = sheet.metrics()
     write_json(_metrics_file(given, sources), metrics.to_json(), indent=2)
     return metrics
 
@@ -135,6 +143,15 @@ def _sheet(config: ScoringConfig, fold: int | None, sources: Sequence[Source]) -
         dataset=str(folders[0].card.get("name", config.data.name)),
         fold=numbers if len(numbers) > 1 else next(iter(numbers), None),
     )
+    return sheet
+
+
+def _without_predictions(config: EvaluateConfig) -> Sheet:
+    """An empty sheet for score maps."""
+    folder = DatasetFolder.open(config.data, config.fold)
+    sheet = open_for_maps(folder.read(config.split), _rules(config))
+    name = str(folder.card.get("name", config.data.name))
+    sheet.protocol = replace(sheet.protocol, dataset=name, fold=config.fold)
     return sheet
 
 
@@ -182,6 +199,7 @@ def _rules(config: ScoringConfig) -> Rules:
         iou=config.iou,
         max_detections=config.max_detections,
         backend=config.backend,
+        boundary_tolerance=config.boundary_tolerance,
         resamples=config.resamples,
         seed=config.seed,
         split=config.split,
@@ -194,4 +212,6 @@ def _metrics_file(config: EvaluateConfig, sources: Sequence[Source]) -> Path:
     if len(sources) > 1:
         raise InputError("several runs have no folder in common: name the metrics file with --out")
     name = "metrics.json" if config.split == "test" else f"metrics_{config.split}.json"
-    return sources[0].home / name
+    home = sources[0].home if sources else config.maps
+    assert home is not None, "a configuration has predictions or maps"
+    return home / name

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from converters.errors import InputError
-from toolkit.evaluate.bootstrap import Samples, to_figure
+from toolkit.evaluate.bootstrap import Basis, Samples, difference
 from toolkit.evaluate.metrics import Figure, Protocol
 from toolkit.evaluate.sheet import Sheet
 
@@ -94,22 +94,28 @@ def compare_sheets(names: tuple[str, str], first: Sheet, second: Sheet) -> Compa
         )
     figures = first.metrics().figures, second.metrics().figures
     differences = {
-        name: _difference((figures[0][name], figures[1][name]), (samples, second.samples[name]))
+        name: _difference(
+            (figures[0][name], figures[1][name]),
+            (samples, second.samples[name]),
+            first.basis[name],
+        )
         for name, samples in first.samples.items()
         if name in second.samples and not name.startswith("baseline.")
     }
     return Comparison(names, differences, first.protocol)
 
 
-def _difference(figures: tuple[Figure, Figure], samples: tuple[Samples, Samples]) -> Difference:
+def _difference(
+    figures: tuple[Figure, Figure], samples: tuple[Samples, Samples], basis: Basis
+) -> Difference:
     change = samples[1] - samples[0]
-    difference = to_figure(change, n=figures[0].n, instances=figures[0].instances)
+    between = difference(*samples, like=figures[0], basis=basis)
     resampled = change[1:][np.isfinite(change[1:])]
     p = None
     if resampled.size:
         as_far = np.abs(resampled - change[0]) >= abs(change[0]) - 1e-12
         p = float((1 + np.count_nonzero(as_far)) / (1 + resampled.size))
-    return Difference(figures[0], figures[1], difference, p)
+    return Difference(figures[0], figures[1], between, p)
 
 
 def _text(figure: Figure, sign: str = "") -> str:

@@ -29,9 +29,10 @@ def add_verdicts(sheet: Sheet, truth: verdicts.Labels, given: verdicts.Labels) -
     measures = (verdicts.accuracy, verdicts.balanced_accuracy, verdicts.macro_f1)
     for name, measure in zip(VERDICT, measures, strict=False):
         sheet.add(name, measure(matrices))
-    good = int(np.count_nonzero(truth == 0))
-    if good:
-        sheet.add(_ALARMS, 100 * (1 - verdicts.recall(matrices)[:, 0]), n=good)
+    good = truth == 0
+    if good.any():
+        alarms = 100 * (1 - verdicts.recall(matrices)[:, 0])
+        sheet.add(_ALARMS, alarms, over=good, top=100)
     else:
         sheet.leave_out([_ALARMS], "the split has no good images")
     always_good = ratio(truth == 0, np.ones_like(truth), sheet.weights)
@@ -46,8 +47,8 @@ def _add_labels(
     recall, precision = verdicts.recall(matrices), verdicts.precision(matrices)
     f1_of_label = verdicts.f1(matrices)
     for index, label in enumerate(labels):
-        n = int(np.count_nonzero(truth == index))
-        if n == 0:
+        n = truth == index
+        if not n.any():
             continue
         sheet.add_for_label(label, "image.recall", recall[:, index], n)
         if np.isfinite(precision[0, index]):

@@ -82,8 +82,8 @@ class Protocol:
             may show one photograph, which is the unit of the bootstrap.
         labels: images per image-level label (``Dataset.image_labels``), "good" first; the
             bootstrap keeps these counts.
-        boxes: "detector", "ground truth" where the right boxes were given, or "none" where whole
-            images were judged.
+        boxes: "detector", "ground truth" where the right boxes were given, "none" where whole
+            images were judged, or "maps" where score maps alone were given.
         iou: IoU from which a detection counts as found in F1; None where there are none.
         resamples, seed: of the bootstrap.
         interval: one line on its method.
@@ -91,6 +91,9 @@ class Protocol:
         fold: its fold, or several whose splits were pooled; None where it has none.
         goal: what thresholds were chosen for; empty where none was chosen.
         parts: splits that were pooled.
+        boundary_tolerance: pixels by which an outline may be off in boundary F1; None where no
+            outlines were scored.
+        fpr_limit: false-positive rate that AUPRO goes up to; None where no maps were scored.
     """
 
     split: str
@@ -108,6 +111,8 @@ class Protocol:
     fold: int | tuple[int, ...] | None = None
     goal: str = ""
     parts: int = 1
+    boundary_tolerance: float | None = None
+    fpr_limit: float | None = None
 
 
 @dataclass(frozen=True)

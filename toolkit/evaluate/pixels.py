@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -36,23 +36,43 @@ def overlap(dataset: Dataset, shapes: Iterable[Shape]) -> Overlap:
         dataset: ground truth with masks.
         shapes: what was predicted.
     """
+    sums = np.zeros((len(dataset.images), 1 + len(dataset.categories), 3))
+    for row, column, predicted, true in outlines(dataset, shapes):
+        sums[row, column] = _areas(predicted, true)
+    return sums
+
+
+def outlines(
+    dataset: Dataset, shapes: Iterable[Shape]
+) -> Iterator[tuple[int, int, list[Rle], list[Rle]]]:
+    """What was predicted and what is there, image by image.
+
+    Args:
+        dataset: ground truth with masks.
+        shapes: what was predicted.
+
+    Yields:
+        row and column of an ``Overlap`` in which there is anything, the predicted masks, the true
+        ones.
+    """
     predicted: defaultdict[int, list[tuple[int, Rle]]] = defaultdict(list)
     for image_id, category, rle in shapes:
         predicted[image_id].append((category, rle))
-    sums = np.zeros((len(dataset.images), 1 + len(dataset.categories), 3))
     for row, image in enumerate(dataset.images):
         drawn = predicted[image.id]
         true = [
             (dataset.category_id(instance.category), instance_rle(instance, image))
             for instance in image.instances
         ]
-        sums[row, 0] = _areas([rle for _, rle in drawn], [rle for _, rle in true])
-        for category in {category for category, _ in (*drawn, *true)}:
-            sums[row, category] = _areas(
+        if drawn or true:
+            yield row, 0, [rle for _, rle in drawn], [rle for _, rle in true]
+        for category in sorted({category for category, _ in (*drawn, *true)}):
+            yield (
+                row,
+                category,
                 [rle for of, rle in drawn if of == category],
                 [rle for of, rle in true if of == category],
             )
-    return sums
 
 
 def iou(sums: npt.NDArray[np.float64], weights: Weights) -> Samples:
@@ -68,6 +88,31 @@ def iou(sums: npt.NDArray[np.float64], weights: Weights) -> Samples:
 def dice(sums: npt.NDArray[np.float64], weights: Weights) -> Samples:
     """Twice the intersection over the sum of both areas, pooled as in ``iou``."""
     return ratio(2 * sums[:, 0], sums[:, 1] + sums[:, 2], weights)
+
+
+def precision(sums: npt.NDArray[np.float64], weights: Weights) -> Samples:
+    """Share of the predicted pixels that are defect, pooled as in ``iou``; NaN without any."""
+    return ratio(sums[:, 0], sums[:, 1], weights)
+
+
+def recall(sums: npt.NDArray[np.float64], weights: Weights) -> Samples:
+    """Share of the defect's pixels that are predicted, pooled as in ``iou``; NaN without any."""
+    return ratio(sums[:, 0], sums[:, 2], weights)
+
+
+def image_iou(sums: npt.NDArray[np.float64], weights: Weights) -> Samples:
+    """Mean over images of their own intersection over union; arguments as of ``iou``.
+
+    Every image with a defect or a prediction counts the same, however large either is: a false
+    alarm on a good image scores 0, and a good image without one does not count. NaN where no image
+    counts.
+    """
+    return _mean_of_images(sums[:, 0], sums[:, 1] + sums[:, 2] - sums[:, 0], weights)
+
+
+def image_dice(sums: npt.NDArray[np.float64], weights: Weights) -> Samples:
+    """Mean over images of their own Dice, as in ``image_iou``."""
+    return _mean_of_images(2 * sums[:, 0], sums[:, 1] + sums[:, 2], weights)
 
 
 def masks(results: Iterable[Result]) -> list[Shape]:
@@ -134,6 +179,15 @@ def instance_rle(instance: Instance, image: Image) -> Rle:
     """Mask of an instance in the frame of its image."""
     assert instance.crop is not None, "outlines are scored where all instances have one"
     return rle_from_region((instance.box, instance.crop), image.height, image.width)
+
+
+def _mean_of_images(
+    above: npt.NDArray[np.float64], below: npt.NDArray[np.float64], weights: Weights
+) -> Samples:
+    """Weighted mean of quotients over the images where the divisor is not 0."""
+    counts = below > 0
+    shares = np.divide(above, below, out=np.zeros_like(above), where=counts)
+    return ratio(shares, counts.astype(np.float64), weights)
 
 
 def _areas(predicted: list[Rle], true: list[Rle]) -> tuple[float, float, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from toolkit.evaluate.accumulate import (
 )
 from toolkit.evaluate.backends import Backend, matcher
 from toolkit.evaluate.bootstrap import METHOD, Samples, divide, image_weights, ratio
+from toolkit.evaluate.boundary import TOLERANCE, boundary_f1, boundary_sums
 from toolkit.evaluate.checks import (
     are_boxes_given,
     check_answers,
@@ -37,6 +39,7 @@ from toolkit.evaluate.image_level import (
     add_ranking,
     add_verdicts,
 )
+from toolkit.evaluate.maps import FPR_LIMIT, add_maps
 from toolkit.evaluate.matching import IOUS, MAX_DETECTIONS, SIZES, Kind, Matches
 from toolkit.evaluate.metrics import Metrics, Missing, Protocol, Threshold
 from toolkit.evaluate.sheet import Sheet
@@ -49,7 +52,16 @@ _FOUND = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100", *_AT_THRESHOLD, _ALARMS)
 _BOX = tuple(f"box.{name}" for name in _FOUND)
 _MASK_FOUND = tuple(f"mask.{name}" for name in _FOUND)
 _STEPS = {"AP50": 0, "AP75": int(np.flatnonzero(np.isclose(IOUS, 0.75))[0])}
-_MASK_PIXELS = ("mask.IoU", "mask.Dice")
+_OVERLAP = {
+    "mask.IoU": pixels.iou,
+    "mask.Dice": pixels.dice,
+    "mask.image_IoU": pixels.image_iou,
+    "mask.image_Dice": pixels.image_dice,
+    "mask.pixel_precision": pixels.precision,
+    "mask.pixel_recall": pixels.recall,
+}
+_BOUNDARY = {"mask.boundary_F1": boundary_f1}
+_MASK_PIXELS = (*_OVERLAP, *_BOUNDARY)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ class Rules:
         iou: IoU from which a detection counts as found in F1, above 0 and below 1.
         max_detections: that count in AP, AR and F1 per image and class, the surest.
         backend: who matches detections to instances; all give the same.
+        boundary_tolerance: pixels by which an outline may be off in boundary F1, 0 or more.
         resamples: of the bootstrap; 0 leaves the intervals out.
         seed: of the bootstrap.
         split: name of the split.
@@ -90,6 +103,7 @@ class Rules:
     iou: float = 0.5
     max_detections: int = MAX_DETECTIONS
     backend: Backend = "arrays"
+    boundary_tolerance: float = TOLERANCE
     resamples: int = 1000
     seed: int = 0
     split: str = "test"
@@ -149,7 +163,7 @@ def score_parts(parts: Sequence[Part], rules: Rules, card: PredictionCard | None
     no_masks = why_no_masks(dataset, results, card)
     if boxes_given:
         check_answers(dataset, results, parts[0].sources[0])
-        _score_outlines(sheet, results, no_masks)
+        _score_outlines(sheet, results, no_masks, rules.boundary_tolerance)
         return sheet
     choosers = [_chooser(part, rules) for part in parts]
     owner = np.repeat(np.arange(len(parts)), [len(part.dataset.images) for part in parts])
@@ -261,6 +275,40 @@ def score_judged(parts: Sequence[tuple[Dataset, ImageProbabilities, str]], rules
     return sheet
 
 
+def score_maps(
+    dataset: Dataset, folder: Path, *, fpr_limit: float = FPR_LIMIT, **rules: Any
+) -> Metrics:
+    """Score maps of pixel scores against the ground truth of their split.
+
+    Args:
+        dataset: ground truth of one split.
+        folder: holds a map for each image, as ``toolkit.evaluate.maps.find_maps`` looks for them.
+        fpr_limit: false-positive rate that AUPRO goes up to, above 0 and at most 1.
+        rules: fields of ``Rules``; of these the bootstrap's and the split's name count.
+
+    Raises:
+        InputError: the split is empty, or a map is missing or cannot be scored.
+    """
+    sheet = open_for_maps(dataset, Rules(**rules))
+    add_maps(sheet, folder, fpr_limit)
+    return sheet.metrics()
+
+
+def open_for_maps(dataset: Dataset, rules: Rules) -> Sheet:
+    """A sheet without predictions, for figures of score maps alone.
+
+    Raises:
+        InputError: the split is empty.
+    """
+    _check_images(dataset, rules.split)
+    sheet = _open_sheet(dataset, rules, "maps", 1)
+    sheet.leave_out(
+        (*_BOX, *_MASK_FOUND, *_MASK_PIXELS, *VERDICT, *RANKING, CALIBRATION),
+        "score maps alone were given, without predictions",
+    )
+    return sheet
+
+
 def join(datasets: Sequence[Dataset]) -> Dataset:
     """Splits of several folds as one, in their order.
 
@@ -302,7 +350,7 @@ def _open_sheet(dataset: Dataset, rules: Rules, boxes: str, parts: int) -> Sheet
         instances=sum(dataset.count_instances().values()),
         labels={label: labels.count(label) for label in (GOOD, *dataset.categories)},
         boxes=boxes,
-        iou=None if boxes == "none" else rules.iou,
+        iou=None if boxes in ("none", "maps") else rules.iou,
         resamples=rules.resamples,
         seed=rules.seed,
         interval=METHOD,
@@ -339,7 +387,8 @@ def _score_masks(cut: Cut, results: Sequence[Result], no_masks: str | None) -> N
         if result["score"] >= thresholds[row[result["image_id"]], result["category_id"] - 1]
     ]
     boxes = pixels.filled_boxes(sheet.dataset, kept)
-    _add_pixels(sheet, pixels.masks(kept), boxes, sheet.add_found)
+    tolerance = cut.rules.boundary_tolerance
+    _add_pixels(sheet, pixels.masks(kept), boxes, sheet.add_found, tolerance)
 
 
 def _add_found(
@@ -368,10 +417,11 @@ def _add_found(
             samples = measure(counts[:, index], sheet.weights)
             if np.isfinite(samples[0]):
                 sheet.add_for(category, name, samples)
-    good = np.array([image.is_good for image in sheet.dataset.images])
+    good = sheet.good
     if good.any():
         detected = 100 * counts[:, :, 1].sum(axis=1) * good
-        sheet.add(alarms, ratio(detected, good.astype(np.int64), sheet.weights), n=int(good.sum()))
+        per_good = ratio(detected, good.astype(np.int64), sheet.weights)
+        sheet.add(alarms, per_good, over=good, top=100, bounded=False)
     else:
         sheet.leave_out([alarms], "the split has no good images")
 
@@ -423,18 +473,30 @@ def _add_pixels(
     masks: Sequence[pixels.Shape],
     boxes: Sequence[pixels.Shape],
     add: Callable[[str, Samples], None],
+    tolerance: float,
 ) -> None:
-    """Overlap of the masks, and beside it that of their boxes filled."""
+    """Overlap and boundary of the masks, and beside them the overlap of their boxes filled."""
+    sheet.protocol = replace(sheet.protocol, boundary_tolerance=tolerance)
     overlap = pixels.overlap(sheet.dataset, masks)
-    for name, measure in (("mask.IoU", pixels.iou), ("mask.Dice", pixels.dice)):
-        add(name, measure(overlap[:, 0], sheet.weights))
-        for index, category in sheet.present:
-            sheet.add_for(category, name, measure(overlap[:, 1 + index], sheet.weights))
+    near = boundary_sums(sheet.dataset, masks, tolerance)
+    for sums, measures in ((overlap, _OVERLAP), (near, _BOUNDARY)):
+        for name, measure in measures.items():
+            overall = measure(sums[:, 0], sheet.weights)
+            if np.isfinite(overall[0]):
+                add(name, overall)
+            else:
+                sheet.leave_out([name], "there is no predicted mask to score")
+            for index, category in sheet.present:
+                samples = measure(sums[:, 1 + index], sheet.weights)
+                if np.isfinite(samples[0]):
+                    sheet.add_for(category, name, samples)
     filled = pixels.overlap(sheet.dataset, boxes)
     add("baseline.filled_box_IoU", pixels.iou(filled[:, 0], sheet.weights))
 
 
-def _score_outlines(sheet: Sheet, results: Sequence[Result], no_masks: str | None) -> None:
+def _score_outlines(
+    sheet: Sheet, results: Sequence[Result], no_masks: str | None, tolerance: float
+) -> None:
     """Given boxes: how well each instance was outlined, and how well its box alone would."""
     sheet.leave_out(
         (*_BOX, *_MASK_FOUND, *VERDICT, *RANKING, CALIBRATION),
@@ -445,7 +507,7 @@ def _score_outlines(sheet: Sheet, results: Sequence[Result], no_masks: str | Non
         sheet.leave_out(names, no_masks or "the split has no defects")
         return
     boxes = pixels.filled_true_boxes(sheet.dataset)
-    _add_pixels(sheet, pixels.masks(results), boxes, sheet.add_outlined)
+    _add_pixels(sheet, pixels.masks(results), boxes, sheet.add_outlined, tolerance)
     sums = pixels.instance_ious(sheet.dataset, results)
     for part, name in enumerate(("mask.instance_IoU", "baseline.filled_box_instance_IoU")):
         sheet.add_outlined(name, ratio(sums[:, 0, part], sums[:, 0, 2], sheet.weights))

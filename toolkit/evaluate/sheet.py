@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from converters.dataset import GOOD, Dataset
-from toolkit.evaluate.bootstrap import Samples, Weights, to_figure
+from toolkit.evaluate.bootstrap import Basis, Samples, Weights, to_figure
 from toolkit.evaluate.metrics import Figure, Metrics, Protocol, Threshold
 
 
@@ -20,6 +21,8 @@ class Sheet:
         weights: of its images, row 0 the split itself.
         protocol: what is scored, and how.
         samples: of every overall figure, by name.
+        basis: what each of them rests on.
+        good: shape (images,), which images are good.
     """
 
     def __init__(self, dataset: Dataset, weights: Weights, protocol: Protocol) -> None:
@@ -28,6 +31,10 @@ class Sheet:
         self.weights = weights
         self.protocol = protocol
         self.samples: dict[str, Samples] = {}
+        self.basis: dict[str, Basis] = {}
+        self.good = np.array([image.is_good for image in dataset.images], np.bool_)
+        self._labels = dataset.image_labels()
+        self._photographs = dataset.photographs()
         self._images_with = {
             name: np.array([name in image.labels for image in dataset.images])
             for name in dataset.categories
@@ -59,19 +66,31 @@ class Sheet:
         ]
 
     def add(
-        self, name: str, samples: Samples, *, n: int | None = None, instances: int | None = None
+        self,
+        name: str,
+        samples: Samples,
+        *,
+        over: npt.NDArray[np.bool_] | None = None,
+        instances: int | None = None,
+        top: float = 1.0,
+        bounded: bool = True,
     ) -> None:
         """Enter a figure, from its value on every row of the weights.
 
         Args:
             name: of the figure.
             samples: shape (W,).
-            n: images behind it; all of them where not given.
+            over: shape (images,), the images behind it; all of them where not given.
             instances: instances behind it.
+            top: as of ``Basis``.
+            bounded: as of ``Basis``.
         """
         self.samples[name] = samples
-        n = len(self.dataset.images) if n is None else n
-        self._figures[name] = to_figure(samples, n=n, instances=instances)
+        over = np.ones(len(self.dataset.images), np.bool_) if over is None else over
+        self.basis[name] = replace(self._basis(over), top=top, bounded=bounded)
+        self._figures[name] = to_figure(
+            samples, n=int(over.sum()), instances=instances, basis=self.basis[name]
+        )
 
     def add_found(self, name: str, samples: Samples) -> None:
         """Enter a figure of the instances on all images."""
@@ -79,8 +98,7 @@ class Sheet:
 
     def add_outlined(self, name: str, samples: Samples) -> None:
         """Enter a figure of the instances, to which images without any add nothing."""
-        n = sum(not image.is_good for image in self.dataset.images)
-        self.add(name, samples, n=n, instances=self.instances)
+        self.add(name, samples, over=~self.good, instances=self.instances)
 
     def add_for(self, category: str, name: str, samples: Samples) -> None:
         """Enter a figure of the instances of a category that the split has."""
@@ -91,11 +109,21 @@ class Sheet:
             np.where(there, samples, np.nan),
             n=int(images.sum()),
             instances=self._instances[category],
+            basis=self._basis(images),
         )
 
-    def add_for_label(self, label: str, name: str, samples: Samples, n: int) -> None:
-        """Enter a figure of the ``n`` images whose label it is."""
-        self._per_class[label][name] = to_figure(samples, n=n)
+    def add_for_label(
+        self, label: str, name: str, samples: Samples, over: npt.NDArray[np.bool_]
+    ) -> None:
+        """Enter a figure of the images whose label it is, shape (images,)."""
+        self._per_class[label][name] = to_figure(
+            samples, n=int(over.sum()), basis=self._basis(over)
+        )
+
+    def _basis(self, over: npt.NDArray[np.bool_]) -> Basis:
+        (rows,) = np.nonzero(over)
+        labels = [self._labels[row] for row in rows]
+        return Basis.of(labels, [self._photographs[row] for row in rows])
 
     def leave_out(self, names: Iterable[str], reason: str) -> None:
         """Say why figures are not there."""

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 
+_NO_COLUMN = ("AR", "precision", "recall", "image_", "pixel_", "boundary_")
+
+
 def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
     """Print the figures, those of each class, the thresholds, and why a figure is not there.
 
@@ -67,7 +70,8 @@ def _heading(metrics: Metrics) -> str:
     protocol = metrics.protocol
     fold = "" if protocol.fold is None else f" fold {protocol.fold}"
     shown = "" if protocol.photographs == protocol.images else f"{protocol.photographs} surfaces, "
-    boxes = "whole images" if protocol.boxes == "none" else f"boxes from the {protocol.boxes}"
+    whole = {"none": "whole images", "maps": "score maps"}
+    boxes = whole.get(protocol.boxes, f"boxes from the {protocol.boxes}")
     return (
         f"{protocol.dataset}{fold} {protocol.split}: {protocol.images} images "
         f"({shown}{protocol.good_images} good), {protocol.instances} instances; "
@@ -94,7 +98,7 @@ def _groups(per_class: Mapping[str, Mapping[str, Figure]]) -> list[str]:
 def _is_shown(name: str) -> bool:
     """Whether a figure of a class has a column: more than five do not fit into 80 characters."""
     group, _, figure = name.rpartition(".")
-    return group == "image" or not figure.startswith(("AR", "precision", "recall"))
+    return group == "image" or not figure.startswith(_NO_COLUMN)
 
 
 def _by_class(group: str, metrics: Metrics) -> RenderableType:

@@ -113,14 +113,14 @@ def _draw(
     """Scale first and draw then, so that lines and letters have one size on every picture."""
     if scale is None:
         scale = float(max(1, -(-SHORTEST_SIDE // min(image.shape[:2]))))
-    scene = _resize(image, scale)
+    scene = resize(image, scale)
     if not len(boxes):
         return scene
     x, y, w, h = boxes.T
     has_masks = len(masks) == len(boxes)
     detections = sv.Detections(
         xyxy=np.stack([x, y, x + w, y + h], axis=1) * scale,
-        mask=np.stack([_resize_mask(mask, scene) for mask in masks]) if has_masks else None,
+        mask=np.stack([resize_mask(mask, scene) for mask in masks]) if has_masks else None,
         class_id=np.array(classes),
     )
     scene = np.ascontiguousarray(scene[..., ::-1])  # supervision's colours are BGR
@@ -134,13 +134,14 @@ def _draw(
     return np.ascontiguousarray(scene[..., ::-1])
 
 
-def _resize(image: RgbImage, scale: float) -> RgbImage:
+def resize(image: RgbImage, scale: float) -> RgbImage:
+    """The picture enlarged or shrunk by a factor."""
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return cast(RgbImage, cv2.resize(image, (width, height), interpolation=interpolation))
 
 
-def _resize_mask(mask: BinaryMask, scene: RgbImage) -> BinaryMask:
+def resize_mask(mask: BinaryMask, scene: RgbImage) -> BinaryMask:
     """At the size of the scene; a thin line stays, however much it shrinks."""
     size = (scene.shape[1], scene.shape[0])
     shrinks = size[0] < mask.shape[1]

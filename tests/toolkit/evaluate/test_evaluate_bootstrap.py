@@ -11,7 +11,7 @@ import pytest
 from converters.dataset import Dataset, Image, Instance
 from toolkit.evaluate import score
 from toolkit.evaluate.accumulate import average_precision
-from toolkit.evaluate.bootstrap import image_weights, ratio, to_figure
+from toolkit.evaluate.bootstrap import Basis, image_weights, ratio, to_figure
 from toolkit.evaluate.matching import match
 from toolkit.predictions import Result
 
@@ -32,17 +32,54 @@ def test_resamples_keep_the_number_of_images_of_each_label() -> None:
     ("value", "expected"),
     [
         (0.5, (0.025, 0.975)),  # no bias: plain percentiles
-        (0.4, (0.00682, 0.9269)),  # resamples lie too high: Phi(2 Phi^-1(0.4) -/+ 1.96)
-        (0.6, (0.0731, 0.99318)),
+        (0.45, (0.0, 0.875)),  # resamples lie 0.05 too high: 0.1 lower, but no lower than 0
+        (0.55, (0.125, 1.0)),
     ],
 )
-def test_percentiles_are_corrected_for_bias(value: float, expected: tuple[float, float]) -> None:
-    figure = to_figure(np.array([value, *np.linspace(0, 1, 1001)]), n=7)
+def test_percentiles_are_moved_by_twice_the_bias(
+    value: float, expected: tuple[float, float]
+) -> None:
+    figure = to_figure(np.array([value, *np.linspace(0, 1, 1001)]), n=100_000)
     assert figure.ci95 == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (10**6, 1.96)],
+)
+def test_few_degrees_of_freedom_widen_as_students_quantile(freedom: int, quantile: float) -> None:
+    basis = Basis(photographs=freedom + 1, freedom=freedom, bounded=False, top=1000)
+    samples = np.array([500.0, *np.linspace(490, 510, 1001)])
+    low, high = to_figure(samples, n=9, basis=basis).ci95 or (0, 0)
+    assert (high - low) / 2 == pytest.approx(9.5 * quantile / 1.96, rel=0.01)
+
+
+def test_the_scarcer_side_has_the_degrees_of_freedom() -> None:
+    labels = ["good"] * 5 + ["dent"] * 9 + ["hole"] * 8
+    assert Basis.of(labels, list(range(22))) == Basis(22, 4)
+    assert Basis.of(labels[5:], list(range(17))) == Basis(17, 15)
+    assert Basis.of(["dent"] * 6, [1, 1, 1, 2, 2, 2]) == Basis(2, 1)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.0, (0.692, 1.0)), (0.0, (0.0, 0.308))])
+def test_no_exception_among_ten_photographs_is_no_certainty(
+    value: float, expected: tuple[float, float]
+) -> None:
+    """The interval of Clopper and Pearson: 1 - 0.025 ** (1 / 10)."""
+    figure = to_figure(np.full(200, value), n=10)
+    assert figure.ci95 == pytest.approx(expected, abs=1e-3)
+
+
+def test_resamples_vary_as_much_as_new_samples_would() -> None:
+    """The variance of a mean of five is a fifth of the sample variance with n - 1."""
+    values = np.array([0.0, 1.0, 3.0, 4.0, 9.0])
+    weights = image_weights(["x"] * 5, 40_000, 0)[1:]
+    assert (weights @ values / 5).var() == pytest.approx(values.var(ddof=1) / 5, rel=0.02)
+    assert (weights == 0).any(axis=1).all()
+
+
 def test_resamples_without_the_figure_do_not_count() -> None:
-    assert to_figure(np.array([0.5, np.nan, 0.2, 0.2]), n=7).ci95 == (0.2, 0.2)
+    assert to_figure(np.array([0.2, np.nan, 0.2, 0.2]), n=7).ci95 == pytest.approx((0.2, 0.2))
 
 
 def test_a_resample_without_a_class_says_nothing_of_it() -> None:
@@ -73,10 +110,9 @@ def test_a_resample_without_a_class_says_nothing_of_it() -> None:
     assert not np.isnan(precision[1, :, 0]).any()
 
     metrics = score(dataset, results, threshold=0.5, resamples=400)
-    for name in ("box.AP", "box.F1"):
-        low, _ = metrics.per_class["hole"][name].ci95 or (0, 0)
-        assert low > 0.2  # a false alarm for a hole, where there is none to find, is not F1 0
-        assert metrics.figures[name].ci95 is not None
+    low, _ = metrics.per_class["hole"]["box.AP"].ci95 or (0, 0)
+    assert low == pytest.approx(0.025**0.5)  # found on both images, which are few
+    assert metrics.figures["box.AP"].ci95 is not None
 
 
 def test_one_image_gives_no_interval() -> None:
@@ -92,7 +128,7 @@ def test_an_interval_for_a_mean_has_the_textbook_width() -> None:
 
 def test_every_figure_lies_in_its_interval(make_scene: MakeScene) -> None:
     metrics = score(*make_scene(3, good=20, defective=40), val=make_scene(4), resamples=300)
-    assert len(metrics.figures) == 35
+    assert len(metrics.figures) == 40
     for name, figure in metrics.figures.items():
         assert figure.ci95 is not None
         assert figure.ci95[0] <= figure.value <= figure.ci95[1], name

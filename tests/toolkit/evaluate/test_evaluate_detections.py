@@ -161,7 +161,7 @@ def test_no_detections_score_zero(make_scene: MakeScene) -> None:
     metrics = score(dataset, [], threshold=0.5, resamples=20)
     for name in ("box.AP", "box.AP50", "box.F1"):
         assert metrics.figures[name].value == 0
-        assert metrics.figures[name].ci95 == (0, 0)
+        assert metrics.figures[name].ci95 == (0, pytest.approx(1 - 0.025 ** (1 / 20)))
 
 
 def test_false_alarms_of_a_class_without_ground_truth_lower_f1_but_not_ap(

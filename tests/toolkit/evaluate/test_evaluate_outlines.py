@@ -52,6 +52,63 @@ def test_iou_and_dice_pool_the_pixels_of_all_images(make_scene: MakeScene, seed:
         assert figures["mask.Dice"].value == pytest.approx(dice, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pixels_are_pooled_for_precision_and_recall_and_images_averaged(
+    make_scene: MakeScene, seed: int
+) -> None:
+    scene = make_scene(seed)
+    metrics = score(*scene, threshold=0.4, resamples=0)
+    for category in (None, 1, 2, 3):
+        predicted, true = plain_masks(scene, 0.4, category)
+        figures = metrics.figures
+        if category is not None:
+            figures = metrics.per_class[scene[0].categories[category - 1]]
+        both = (predicted & true).sum(axis=(1, 2))
+        drawn, there = predicted.sum(axis=(1, 2)), true.sum(axis=(1, 2))
+        counts = drawn + there > 0  # a good image without a false alarm does not
+        assert 0 < counts.sum() < len(counts)
+        expected = {
+            "mask.pixel_precision": both.sum() / drawn.sum(),
+            "mask.pixel_recall": both.sum() / there.sum(),
+            "mask.image_IoU": np.mean((both / np.maximum(drawn + there - both, 1))[counts]),
+            "mask.image_Dice": np.mean((2 * both / np.maximum(drawn + there, 1))[counts]),
+        }
+        for name, value in expected.items():
+            assert figures[name].value == pytest.approx(value, abs=1e-12), name
+
+
+def test_without_a_prediction_precision_is_absent_and_overlap_is_0(one_spot: MakeScene) -> None:
+    dataset, _ = one_spot()
+    card = PredictionCard(boxes="detector", masks=True)
+    metrics = score(dataset, [], card=card, threshold=0.5, resamples=10)
+    for name in ("IoU", "Dice", "image_IoU", "image_Dice", "boundary_F1", "pixel_recall"):
+        assert metrics.figures[f"mask.{name}"].value == 0
+    assert metrics.absent["mask.pixel_precision"] == "there is no predicted mask to score"
+    assert "mask.pixel_precision" not in metrics.figures
+    assert "mask.pixel_precision" not in metrics.per_class["spot"]
+
+
+def test_a_false_alarm_costs_its_image_and_hardly_the_pool(one_spot: MakeScene) -> None:
+    dataset, _ = one_spot()
+    right, alarm = dataset.images[0].instances[0].to_mask(20, 20), np.zeros((20, 20), np.bool_)
+    alarm[0, 0] = True
+    results: list[Result] = [
+        {
+            "image_id": image.id,
+            "category_id": 1,
+            "bbox": [0, 0, 20, 20],
+            "score": 0.9,
+            "segmentation": rle_from_mask(mask),
+        }
+        for image, mask in zip(dataset.images, (right, alarm), strict=True)
+    ]
+    figures = score(dataset, results, threshold=0.5, resamples=0).figures
+    assert figures["mask.IoU"].value == pytest.approx(100 / 101)
+    assert figures["mask.image_IoU"].value == figures["mask.image_Dice"].value == 0.5
+    assert figures["mask.pixel_precision"].value == pytest.approx(100 / 101)
+    assert figures["mask.pixel_recall"].value == 1
+
+
 def test_filled_boxes_stand_beside_masks(one_spot: MakeScene) -> None:
     dataset, _ = one_spot()
     mask = np.zeros((20, 20), dtype=np.bool_)
