@@ -114,6 +114,7 @@ def line_chart(
     note: str = "",
     marks: Sequence[Mark] = (),
     dots: bool = False,
+    styles: Sequence[int] = (),
 ) -> Chart:
     """Draw lines.
 
@@ -126,13 +127,15 @@ def line_chart(
         note: how to read it.
         marks: places to mark.
         dots: whether every point gets a dot, too.
+        styles: number of the style of each line; from 0 up where not given.
     """
     paths = []
     for number, line in enumerate(lines):
         across, up = _across(line.x, x), _up(line.y, y)
         points = _thinned(across, up)
         d = "M" + "L".join(f"{a:g} {b:g}" for a, b in points) if points else ""
-        paths.append(Path(line.label, d, number % STYLES, line.bold, points if dots else ()))
+        style = (styles[number] if styles else number) % STYLES
+        paths.append(Path(line.label, d, style, line.bold, points if dots else ()))
     return Chart(
         title=title,
         says=says,

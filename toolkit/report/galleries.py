@@ -74,13 +74,11 @@ def score_thresholds(run: Run) -> dict[str, float]:
     return dict(zip(categories, threshold.of(categories).tolist(), strict=True))
 
 
-def with_pictures(
-    galleries: Sequence[Gallery], categories: Sequence[str], most_each: int
-) -> list[list[Shown]]:
+def with_pictures(galleries: Sequence[Gallery], most_each: int) -> list[list[Shown]]:
     """Draw the examples of galleries; only their pictures are opened."""
     return [
         [
-            Shown(example, make_panels(example, categories, most_each))
+            Shown(example, make_panels(example, most_each))
             for example in track(gallery.examples, "drawing", len(gallery.examples))
         ]
         for gallery in galleries

@@ -67,10 +67,12 @@ def compared(
     runs: Sequence[Run], letters: Sequence[str], matches: Sequence[Sequence[Matches] | None]
 ) -> Chart:
     """Precision over recall of several runs, all classes together."""
+    there = [number for number, found in enumerate(matches) if found is not None]
     lines = [
-        precision_recall(f"{letter}: {run.name}", found, bold=True)
-        for run, letter, found in zip(runs, letters, matches, strict=True)
-        if found is not None
+        precision_recall(
+            f"{letters[number]}: {runs[number].name}", matches[number] or (), bold=True
+        )
+        for number in there
     ]
     return line_chart(
         "Runs compared: precision over recall",
@@ -79,6 +81,7 @@ def compared(
         Axis("precision"),
         says="Precision over recall, one line for every run, all classes together.",
         note=f"{_AXES} The higher and the further to the right, the better.",
+        styles=[1 + number for number in there],  # the colours of the runs begin at 1
     )
 
 
@@ -152,7 +155,7 @@ def _by_threshold(run: Run, kind: Kind, matches: Sequence[Matches]) -> Chart:
         if threshold.value < 0.1 * highest:  # on an even scale, all that matters would be one line
             least = min(threshold.value, float(scores.min(initial=threshold.value)))
             across = log_axis(f"{_SCORE}, in steps of ten", least, highest)
-        marks = [Mark(threshold.value, None, f"threshold {threshold.value:.3f}")]
+        marks = [Mark(threshold.value, None, f"threshold {threshold.value:.3g}")]
         note = f"The vertical line is the threshold, {where_chosen(threshold)}."
         if threshold.by_class:
             note += " Some classes have thresholds of their own, listed below."
@@ -168,9 +171,9 @@ def _by_threshold(run: Run, kind: Kind, matches: Sequence[Matches]) -> Chart:
 
 
 def where_chosen(threshold: Threshold) -> str:
-    """As in "0.340, chosen on val"."""
+    """As in "0.34, chosen on val"."""
     how = "given" if threshold.chosen_on == "given" else f"chosen on {threshold.chosen_on}"
-    return f"{threshold.value:.3f}, {how}"
+    return f"{threshold.value:.3g}, {how}"
 
 
 def _outlines(run: Run) -> list[Chart]:

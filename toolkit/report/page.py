@@ -103,7 +103,7 @@ def render(runs: Sequence[Run], *, examples: int) -> str:
     galleries, most_each = fitting([find_galleries(run, examples) for run in runs])
     views = []
     for number, run in enumerate(runs):
-        drawn = with_pictures(galleries[number], run.dataset.categories, most_each)
+        drawn = with_pictures(galleries[number], most_each)
         shown = list(zip(galleries[number], drawn, strict=True))
         views.append(_view(run, _letter(number), matches[number], shown))
     same = sections.on_same_pictures(runs)
@@ -176,7 +176,7 @@ def _thresholds(run: Run) -> list[tuple[str, str]]:
     rows = []
     for name, threshold in run.metrics.thresholds.items():
         text = where_chosen(threshold)
-        own = [f"{label} {value:.3f}" for label, value in threshold.by_class.items()]
+        own = [f"{label} {value:.3g}" for label, value in threshold.by_class.items()]
         rows.append((decides.get(name, name), text + (f"; {', '.join(own)}" if own else "")))
     return rows
 

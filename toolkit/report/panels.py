@@ -10,7 +10,6 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -101,12 +100,11 @@ def window_around(image: Image, box: Box | None) -> Window:
     return left, top, width, height
 
 
-def make_panels(example: Example, categories: Sequence[str], most: int) -> list[Panel]:
+def make_panels(example: Example, most: int) -> list[Panel]:
     """The pictures of an example.
 
     Args:
         example: what to show.
-        categories: names; the category id counts from 1.
         most: characters that all of them together may take, enlarged ones included.
 
     Raises:
@@ -168,7 +166,6 @@ def _say_truth(image: Image) -> str:
     return ", ".join(counts) or "no defect"
 
 
-@lru_cache(maxsize=4)
 def _open(path: Path, size: tuple[int, int]) -> RgbImage:
     remedy = "restore it, or leave pictures out with --examples 0"
     try:

@@ -88,7 +88,11 @@ def read_runs(config: ReportConfig) -> list[Run]:
     """
     if not config.runs:
         raise InputError("no run: give one run folder or several")
-    for root in config.runs:
+    for root in config.runs:  # before anything is evaluated, which takes a while
+        if not root.is_dir():
+            raise InputError(
+                f"{root}: no such run folder: give the --out of a command that predicts"
+            )
         if [other.resolve() for other in config.runs].count(root.resolve()) > 1:
             raise InputError(f"{root}: is given twice: give every run once")
     names = distinct_names(config.runs)
@@ -149,8 +153,6 @@ def _read_run(
     config: ReportConfig,
     read: dict[tuple[Path, int | None], tuple[DatasetFolder, dict[str, Dataset]]],
 ) -> Run:
-    if not root.is_dir():
-        raise InputError(f"{root}: no such run folder: give the --out of a command that predicts")
     settings = _read_settings(root)
     fold = settings.get("fold") if config.fold is None else config.fold
     place = _data(root, settings, config), fold

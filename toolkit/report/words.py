@@ -154,12 +154,12 @@ BASELINES = {
 HEADLINES = {
     "box.AP50": ("detector",),
     "box.F1": ("detector",),
-    "mask.AP50": ("detector",),
-    "mask.instance_IoU": ("outlines",),
-    "mask.IoU": ("detector", "outlines"),
     "image.macro_F1": ("classifier",),
     "image.accuracy": ("classifier",),
     "image.AUROC": ("detector", "classifier", "maps"),
+    "mask.AP50": ("detector",),
+    "mask.instance_IoU": ("outlines",),
+    "mask.IoU": ("detector", "outlines"),
     "pixel.AUROC": ("maps",),
     "pixel.AUPRO": ("maps",),
 }

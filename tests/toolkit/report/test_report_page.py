@@ -93,8 +93,8 @@ def test_a_classifier_has_verdicts_and_their_mistakes(make_run) -> None:
 
 def test_the_threshold_is_marked_and_said_where_it_was_chosen(make_run) -> None:
     page = page_of(make_run())
-    assert "The vertical line is the threshold, 0.400, chosen on val." in words(page)
-    assert ">threshold 0.400</text>" in page
+    assert "The vertical line is the threshold, 0.4, chosen on val." in words(page)
+    assert ">threshold 0.4</text>" in page
     assert ">at the chosen threshold</text>" in page
 
 
