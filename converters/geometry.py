@@ -103,11 +103,14 @@ def rle_from_region(region: Region, height: int, width: int) -> Rle:
     """Exact compressed RLE of a region in an image of the given size, encoded from its crop."""
     (x, y, w, h), crop = region
     x, y, w, h = int(x), int(y), int(w), int(h)
-    columns = np.zeros((w, height), dtype=np.uint8)
-    columns[:, y : y + h] = crop.T
-    flat = np.concatenate([[0], columns.ravel(), [0]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    bounds = np.concatenate([[0], edges + x * height])
+    # Only the crop is looked at. A row of nothing below it ends every column, unless the crop is as
+    # high as the image: then a run may go on at the top of the next column.
+    below = int(h < height)
+    columns = np.zeros((w, h + below), dtype=np.bool_)
+    columns[:, :h] = crop.T
+    flat = np.concatenate([[False], columns.ravel(), [False]])
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), h + below)
+    bounds = np.concatenate([[0], (column + x) * height + row + y])
     if bounds[-1] < height * width:
         bounds = np.append(bounds, height * width)
     counts = np.diff(bounds).tolist()
@@ -148,8 +151,43 @@ def region_from_segmentation(segmentation: Segmentation, height: int, width: int
     x, y, w, h = (int(value) for value in coco_mask.toBbox(rle))
     if w == 0 or h == 0:
         raise ValueError("empty mask")
-    crop = coco_mask.decode(rle)[y : y + h, x : x + w]
-    return (x, y, w, h), np.ascontiguousarray(crop).view(np.bool_)
+    crop = _columns(rle["counts"], x, w, height)[y : y + h]
+    return (x, y, w, h), np.ascontiguousarray(crop)
+
+
+def _columns(counts: str | bytes, left: int, width: int, height: int) -> BinaryMask:
+    """Some columns of a mask of compressed RLE, shape (height, width).
+
+    ``decode`` of pycocotools makes the whole picture, of which a small defect is nothing.
+    """
+    flat = np.zeros(width * height, dtype=np.bool_)
+    start = -left * height
+    for index, run in enumerate(_runs(counts.encode() if isinstance(counts, str) else counts)):
+        if index % 2:
+            flat[max(0, start) : max(0, start + run)] = True
+        start += run
+    return flat.reshape(width, height).T
+
+
+def _runs(counts: bytes) -> list[int]:
+    """Run lengths of compressed RLE, as ``rleFrString`` reads them.
+
+    Numbers of 5 bits per character, the sixth says "goes on"; signed; from the fourth one on the
+    difference to the one before the last.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for code in counts:
+        code -= 48
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    return runs
 
 
 def _rle_from_segmentation(segmentation: Segmentation, height: int, width: int) -> Any:

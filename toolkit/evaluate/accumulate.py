@@ -20,8 +20,9 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 """Shape (images, categories, 3): detections that found a defect, detections, defects."""
 
 _RECALLS = np.linspace(0, 1, 101)
-_CELLS = 1 << 21  # of one array of (detections, weightings)
+_CELLS = 1 << 20  # of one array of (detections, weightings): what a processor keeps at hand
 _EPSILON = np.spacing(1)
+_WIDE = 32  # weightings from which rows are gone through one by one
 
 _Columns: TypeAlias = npt.NDArray[np.floating]
 """Shape (detections, weightings)."""
@@ -131,24 +132,33 @@ def _precision(found: Matches, size: int, drawn: _Columns) -> npt.NDArray[np.flo
     """
     instances = np.rint(found.instances[size].astype(drawn.dtype) @ drawn).astype(np.int64)
     steps = _Steps.of(instances)
-    rows = drawn[found.image]
+    usual = found.ignored[size, 0]
+    (counted,) = np.nonzero(~usual)
+    before = _running(drawn[found.image[counted]])
     result = np.empty((drawn.shape[1], len(IOUS)))
-    usual, before = None, drawn[:0]
-    for index, (hits, ignored) in enumerate(
+    for index, (found_here, ignored) in enumerate(
         zip(found.found[size], found.ignored[size], strict=True)
     ):
-        if usual is None:
-            usual, before = ignored, _running(np.where(ignored[:, None], 0, rows))
+        (hits,) = np.nonzero(found_here)
+        detections = _until(before, counted, hits)
         # What is ignored at another IoU hardly differs: only the difference is added up.
-        detections = before[hits]
         for sign, changed in ((1, usual & ~ignored), (-1, ignored & ~usual)):
             if changed.any():
-                place = np.searchsorted(np.flatnonzero(changed), np.flatnonzero(hits), side="right")
-                sums = _running(np.concatenate([np.zeros_like(rows[:1]), rows[changed]]))
-                detections = detections + sign * sums[place]
-        result[:, index] = _area(_running(rows[hits]), detections, steps)
+                (rows,) = np.nonzero(changed)
+                sums = _running(drawn[found.image[rows]])
+                detections = detections + sign * _until(sums, rows, hits)
+        result[:, index] = _area(_running(drawn[found.image[hits]]), detections, steps)
     result[instances == 0] = np.nan
     return result
+
+
+def _until(sums: _Columns, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> _Columns:
+    """Running sums over some rows, up to and with each place."""
+    last = np.searchsorted(rows, places, side="right") - 1
+    taken = sums[np.maximum(last, 0)] if len(sums) else np.zeros((len(places), sums.shape[1]))
+    if (last < 0).any():
+        taken[last < 0] = 0
+    return taken
 
 
 def _area(hits: _Columns, detections: _Columns, steps: _Steps) -> npt.NDArray[np.float64]:
@@ -157,8 +167,11 @@ def _area(hits: _Columns, detections: _Columns, steps: _Steps) -> npt.NDArray[np
         return np.zeros(hits.shape[1])
     passed = steps.table[steps.base + hits.astype(np.int64)]
     precision = hits / (detections + hits.dtype.type(_EPSILON))
-    for row in range(len(precision) - 2, -1, -1):
-        np.maximum(precision[row], precision[row + 1], out=precision[row])
+    if precision.shape[1] < _WIDE:
+        precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    else:
+        for row in range(len(precision) - 2, -1, -1):
+            np.maximum(precision[row], precision[row + 1], out=precision[row])
     precision[1:] *= np.diff(passed, axis=0)
     precision[0] *= passed[0]
     total: npt.NDArray[np.float64] = precision.sum(axis=0, dtype=np.float64)
@@ -166,7 +179,12 @@ def _area(hits: _Columns, detections: _Columns, steps: _Steps) -> npt.NDArray[np
 
 
 def _running(rows: _Columns) -> _Columns:
-    """Running sums down the rows, in place: row by row, which is several times np.cumsum's pace."""
+    """Running sums down the rows, which may be overwritten.
+
+    Row by row, where rows are wide, is faster than np.cumsum.
+    """
+    if rows.shape[1] < _WIDE:
+        return np.add.accumulate(rows, axis=0, out=rows)
     for row in range(1, len(rows)):
         np.add(rows[row], rows[row - 1], out=rows[row])
     return rows

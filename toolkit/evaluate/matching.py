@@ -285,14 +285,18 @@ def _mask_overlaps(
 ) -> npt.NDArray[np.float64]:
     """IoU of masks; the rows of an image and category lie side by side."""
     overlaps = np.zeros(instances.shape)
-    firsts = instances[:, 0]
-    ends = np.flatnonzero(np.append(np.diff(firsts) != 0, True)) + 1
+    # pycocotools decodes every mask that it is given: only those are whose boxes touch.
+    boxes = coco_mask.toBbox([found.rles[row] for row in rows.tolist()])
+    touching = _box_overlaps(boxes[:, None], truth.box[instances]) > 0
+    (near,) = np.nonzero(touching.any(axis=1))
+    ends = np.flatnonzero(np.append(np.diff(instances[near, 0]) != 0, True)) + 1
     start = 0
-    for end in ends.tolist():
-        there = int(count[rows[start]])
-        overlaps[start:end, :there] = coco_mask.iou(
-            [found.rles[row] for row in rows[start:end].tolist()],
-            [truth.rles[index] for index in instances[start, :there].tolist()],
+    for end in ends.tolist() if near.size else ():
+        mine = near[start:end]
+        there = int(count[rows[mine[0]]])
+        overlaps[mine, :there] = coco_mask.iou(
+            [found.rles[row] for row in rows[mine].tolist()],
+            [truth.rles[index] for index in instances[mine[0], :there].tolist()],
             [0] * there,
         )
         start = end
