@@ -38,6 +38,7 @@ class Detector:
         confidence: lowest score that is kept, 0 to 1.
         max_detections: most boxes per picture, best first.
         iou: overlap from which the weaker of two boxes of one class goes.
+        as_one: name under which all classes are found as one, each box with its highest score.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Detector:
         confidence: float = 0.001,
         max_detections: int = 100,
         iou: float = 0.7,
+        as_one: str | None = None,
     ) -> None:
-        self.names = trained.embeddings.names
+        self.names = (as_one,) if as_one else trained.embeddings.names
+        self._as_one = as_one is not None
         self.image_size = trained.image_size
         self.description = (
             f"YOLO-World v2 {trained.scale}, {trained.image_size} px, from {trained.source}"
@@ -80,10 +83,14 @@ class Detector:
             InputError: it is no such run, or a file of it is missing or damaged.
         """
         trained = load_trained(run)
-        if trained.pretrained:
-            trained = replace(trained, embeddings=trained.embeddings.only((ANCHOR,)))
+        as_one = None
+        if trained.pretrained:  # the kinds that it learnt answer better than what they share
+            as_one, kinds = ANCHOR, tuple(n for n in trained.embeddings.names if n != ANCHOR)
+            trained = replace(trained, embeddings=trained.embeddings.only(kinds or (ANCHOR,)))
             set_classes(trained.model, trained.embeddings)
-        return cls(trained, device, confidence=confidence, max_detections=max_detections)
+        return cls(
+            trained, device, confidence=confidence, max_detections=max_detections, as_one=as_one
+        )
 
     def __call__(self, images: Sequence[RgbImage]) -> list[sv.Detections]:
         """Find defects.
@@ -112,8 +119,11 @@ class Detector:
     def _forward(self, batch: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """Rows (x1, y1, x2, y2, score, class) in pixels of the input, per picture of the batch."""
         pixels = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float() / 255
+        answers = self._model(pixels)[0]  # (n, 4 + classes, places)
+        if self._as_one:
+            answers = torch.cat([answers[:, :4], answers[:, 4:].amax(dim=1, keepdim=True)], dim=1)
         rows = non_max_suppression(
-            self._model(pixels)[0],
+            answers,
             self._confidence,
             self._iou,
             multi_label=True,
