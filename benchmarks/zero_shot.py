@@ -25,7 +25,7 @@ from converters.geometry import region_from_mask
 from converters.layouts import find_layout
 from converters.read import ReadOptions, read_source
 from toolkit.detect import Detector, predict_dataset
-from toolkit.evaluate.bootstrap import Samples, image_weights, ratio, to_figure
+from toolkit.evaluate.bootstrap import Basis, Samples, image_weights, ratio, to_figure
 from toolkit.evaluate.matching import match
 from toolkit.evaluate.metrics import Figure
 from toolkit.synth.source import SourceDomain
@@ -107,15 +107,16 @@ def _row(name: str, dataset: Dataset, detector: Detector, threshold: float) -> I
     ar = np.mean([recall(found) for found in matches.found[0]], axis=0)
     sure = matches.scores >= threshold
     good = np.array([image.is_good for image in dataset.images])
+    basis = Basis.of(dataset.image_labels(), dataset.photographs())
     figures = [
-        to_figure(ar, n=count),
-        to_figure(recall(matches.found[0, 0]), n=count),
-        to_figure(recall(matches.found[0, 0] & sure), n=count),
+        to_figure(samples, n=count, basis=basis)
+        for samples in (ar, recall(matches.found[0, 0]), recall(matches.found[0, 0] & sure))
     ]
     texts = [_text(figure) for figure in figures]
     alarms = "no good pictures"
     if good.any():
-        alarms = _text(to_figure(ratio(per_image(sure) * good, good * 1, weights), n=count))
+        per_good = ratio(per_image(sure) * good, good * 1, weights)
+        alarms = _text(to_figure(per_good, n=count, basis=replace(basis, bounded=False)))
     defects = int(matches.instances[0].sum())
     yield f"| {name} | {count} ({good.sum()}) | {defects} | {' | '.join(texts)} | {alarms} |"
 
