@@ -10,6 +10,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from converters import rle
+from converters.rle import Rle
+
 BinaryMask: TypeAlias = npt.NDArray[np.bool_]
 """Boolean array of shape (height, width); True is defect."""
 
@@ -29,22 +32,30 @@ class Instance:
     Attributes:
         category: name of the defect type.
         box: tight half-open box in pixels of the image.
-        crop: mask inside the box, of shape (box height, box width); None where the source gives
+        mask: inside the box, of shape (box height, box width), or compressed RLE in the frame of
+            the image, which is decoded where its pixels are asked for; None where the source gives
             boxes only.
         id: annotation id, from 1, unique in the whole dataset; 0 while not yet numbered.
     """
 
     category: str
     box: Box
-    crop: BinaryMask | None
+    mask: BinaryMask | Rle | None
     id: int = 0
+
+    @property
+    def crop(self) -> BinaryMask | None:
+        """Mask inside the box, of shape (box height, box width); None where there is none."""
+        return rle.crop(self.mask, self.box) if isinstance(self.mask, dict) else self.mask
 
     @property
     def area(self) -> float:
         """Number of mask pixels; the area of the box where there is no mask."""
-        if self.crop is None:
+        if self.mask is None:
             return self.box[2] * self.box[3]
-        return float(np.count_nonzero(self.crop))
+        if isinstance(self.mask, dict):
+            return rle.area(self.mask)
+        return float(np.count_nonzero(self.mask))
 
     def to_mask(self, height: int, width: int) -> BinaryMask:
         """The mask in the frame of the image, shape (height, width).
@@ -52,11 +63,12 @@ class Instance:
         Raises:
             ValueError: the instance has no mask.
         """
-        if self.crop is None:
+        crop = self.crop
+        if crop is None:
             raise ValueError("a box-only instance has no mask")
         mask = np.zeros((height, width), dtype=np.bool_)
         x, y, w, h = (int(value) for value in self.box)
-        mask[y : y + h, x : x + w] = self.crop
+        mask[y : y + h, x : x + w] = crop
         return mask
 
 

@@ -8,20 +8,18 @@ polygons its vertices lose half a pixel on every side, which is all of a one-pix
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from converters.dataset import BinaryMask, Box
+from converters.dataset import BinaryMask, Box, Instance
+from converters.rle import Rle
 
 Polygons: TypeAlias = list[list[float]]
 """COCO polygons: one flat list ``[x0, y0, x1, y1, …]`` per part."""
-
-Rle: TypeAlias = dict[str, Any]
-"""COCO compressed RLE: ``{"size": [height, width], "counts": str}``."""
 
 Segmentation: TypeAlias = Polygons | Rle
 
@@ -137,72 +135,47 @@ def mask_from_segmentation(segmentation: Segmentation, height: int, width: int) 
         ValueError: the RLE's size is not that of the image, or the segmentation is of no known
             form.
     """
-    rle = _rle_from_segmentation(segmentation, height, width)
+    rle = rle_from_segmentation(segmentation, height, width)
     return cast(BinaryMask, coco_mask.decode(rle).astype(np.bool_))
 
 
-def region_from_segmentation(segmentation: Segmentation, height: int, width: int) -> Region:
-    """Tight box and crop of what ``mask_from_segmentation`` gives, without a look at the rest.
+def rle_from_segmentation(segmentation: Segmentation, height: int, width: int) -> Rle:
+    """Compressed RLE of COCO polygons, uncompressed or compressed RLE.
 
     Raises:
-        ValueError: as there, or the mask is empty.
+        ValueError: as ``mask_from_segmentation``.
     """
-    rle = _rle_from_segmentation(segmentation, height, width)
-    x, y, w, h = (int(value) for value in coco_mask.toBbox(rle))
-    if w == 0 or h == 0:
-        raise ValueError("empty mask")
-    crop = _columns(rle["counts"], x, w, height)[y : y + h]
-    return (x, y, w, h), np.ascontiguousarray(crop)
-
-
-def _columns(counts: str | bytes, left: int, width: int, height: int) -> BinaryMask:
-    """Some columns of a mask of compressed RLE, shape (height, width).
-
-    ``decode`` of pycocotools makes the whole picture, of which a small defect is nothing.
-    """
-    flat = np.zeros(width * height, dtype=np.bool_)
-    start = -left * height
-    for index, run in enumerate(_runs(counts.encode() if isinstance(counts, str) else counts)):
-        if index % 2:
-            flat[max(0, start) : max(0, start + run)] = True
-        start += run
-    return flat.reshape(width, height).T
-
-
-def _runs(counts: bytes) -> list[int]:
-    """Run lengths of compressed RLE, as ``rleFrString`` reads them.
-
-    Numbers of 5 bits per character, the sixth says "goes on"; signed; from the fourth one on the
-    difference to the one before the last.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for code in counts:
-        code -= 48
-        value |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            continue
-        if code & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    return runs
-
-
-def _rle_from_segmentation(segmentation: Segmentation, height: int, width: int) -> Any:
     if isinstance(segmentation, list):
         parts = [part for part in segmentation if len(part) >= 6]
         if not parts:
             raise ValueError("no polygon of at least three points")
-        return coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
-    if isinstance(segmentation, dict) and "counts" in segmentation:
+        rle = coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
+    elif isinstance(segmentation, dict) and "counts" in segmentation:
         if list(segmentation.get("size", ())) != [height, width]:
             raise ValueError(f"RLE of size {segmentation.get('size')}, image {[height, width]}")
+        rle = segmentation
         if isinstance(segmentation["counts"], list):
-            return coco_mask.frPyObjects(segmentation, height, width)
-        return segmentation
-    raise ValueError("neither polygons nor RLE")
+            rle = coco_mask.frPyObjects(segmentation, height, width)
+    else:
+        raise ValueError("neither polygons nor RLE")
+    counts = rle["counts"]
+    return {
+        "size": [height, width],
+        "counts": counts if isinstance(counts, str) else counts.decode(),
+    }
+
+
+def rle_from_instance(instance: Instance, height: int, width: int) -> Rle:
+    """Compressed RLE of an instance's mask in an image of the given size.
+
+    Raises:
+        ValueError: the instance has no mask.
+    """
+    if isinstance(instance.mask, dict):
+        return instance.mask
+    if instance.mask is None:
+        raise ValueError("a box-only instance has no mask")
+    return rle_from_region((instance.box, instance.mask), height, width)
 
 
 def region_from_mask(mask: BinaryMask) -> Region:

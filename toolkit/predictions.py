@@ -30,7 +30,7 @@ import yaml
 from converters.dataset import GOOD
 from converters.errors import InputError
 from converters.files import read_json, write_json, write_text
-from converters.geometry import Rle
+from converters.rle import Rle
 
 _FILE_NAME = "file_name"
 

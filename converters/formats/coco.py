@@ -14,7 +14,8 @@ from typing import Any
 from converters.dataset import Dataset, Image, Instance
 from converters.errors import InputError
 from converters.files import read_json, write_json
-from converters.geometry import region_from_segmentation, segmentation_from_region
+from converters.geometry import rle_from_segmentation, segmentation_from_region
+from converters.rle import tight_box
 
 
 def to_coco(dataset: Dataset, *, licence: str = "") -> dict[str, Any]:
@@ -122,9 +123,10 @@ def _annotation(dataset: Dataset, image: Image, instance: Instance) -> dict[str,
         "area": int(instance.area),
         "iscrowd": 0,
     }
-    if instance.crop is not None:
+    crop = instance.crop
+    if crop is not None:
         annotation["segmentation"] = segmentation_from_region(
-            (instance.box, instance.crop), image.height, image.width
+            (instance.box, crop), image.height, image.width
         )
     return annotation
 
@@ -138,9 +140,10 @@ def _instance(
         x, y, w, h = (float(value) for value in entry["bbox"])
         return Instance(category, (x, y, w, h), None, int(entry["id"]))
     try:
-        box, crop = region_from_segmentation(segmentation, *size)
+        mask = rle_from_segmentation(segmentation, *size)
+        box = tight_box(mask)
     except ValueError as error:
         raise InputError(
             f"{path}: annotation {entry['id']} cannot be rasterised ({error}): correct it"
         ) from error
-    return Instance(category, box, crop, int(entry["id"]))
+    return Instance(category, box, mask, int(entry["id"]))

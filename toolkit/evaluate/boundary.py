@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from converters.dataset import BinaryMask, Dataset
-from converters.geometry import Rle
+from converters.rle import Rle
 from toolkit.evaluate.bootstrap import Samples, Weights, divide
 from toolkit.evaluate.pixels import Shape, outlines
 

@@ -111,7 +111,7 @@ def why_no_masks(
     if not predicted:
         return "the predictions have no masks"
     instances = [instance for image in dataset.images for instance in image.instances]
-    without = sum(instance.crop is None for instance in instances)
+    without = sum(instance.mask is None for instance in instances)
     if without:
         return f"{without} of {len(instances)} instances of the ground truth have no mask"
     return None
@@ -207,31 +207,45 @@ def run_totals(counts: Sequence[str]) -> npt.NDArray[np.int64] | None:
     Returns:
         shape (len(counts),); None, too, where a run is negative or longer than any image.
     """
-    sizes = np.array([len(text) for text in counts])
-    codes = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
-    if sizes.min() == 0 or codes.min() < 0 or codes.max() > 63:
+    codes = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8) - np.uint8(48)
+    sizes = np.fromiter(map(len, counts), np.int64, len(counts))
+    if sizes.min() == 0 or codes.max() > 63:  # what lies below the code has wrapped around
         return None
-    last = np.cumsum(sizes) - 1
-    ends = np.flatnonzero((codes & 32) == 0)
-    if (codes[last] & 32).any():
+    ends = np.flatnonzero(codes < 32)
+    last = np.searchsorted(ends, np.cumsum(sizes) - 1)
+    if last[-1] == ends.size or (ends[last] != np.cumsum(sizes) - 1).any():
         return None
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
+    lengths = np.diff(ends, prepend=-1)
     if lengths.max() > 8:  # more than 40 bits: no image has such a run
         return None
-    position = np.arange(codes.size) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & 31) << (5 * position), starts)
-    values -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    first = np.searchsorted(ends, np.concatenate([[-1], last[:-1]]), side="right")
-    place = np.arange(values.size) - np.repeat(first, np.diff(np.append(first, values.size)))
-    for of_these in ((place % 2 == 1), (place % 2 == 0) & (place > 0)):
+    values = _numbers(codes, ends, lengths)
+    first = np.concatenate([[0], last[:-1] + 1])
+    numbers = np.diff(np.append(first, values.size))
+    place = np.arange(values.size) - np.repeat(first, numbers)
+    for of_these in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
         # Sums run on over all texts: what the texts before had added up to is taken off again.
         (chosen,) = np.nonzero(of_these)
         sums = np.cumsum(values[chosen])
-        before = np.searchsorted(chosen, first)
-        owner = np.searchsorted(first, chosen, side="right") - 1
-        values[chosen] = sums - np.concatenate([[0], sums])[before[owner]]
-    return None if values.min() < 0 else np.add.reduceat(values, first)
+        starts = np.searchsorted(chosen, first)
+        before = np.concatenate([[0], sums])[starts]
+        values[chosen] = sums - np.repeat(before, np.diff(np.append(starts, chosen.size)))
+    totals: npt.NDArray[np.int64] = np.add.reduceat(values, first)
+    return None if values.min() < 0 else totals
+
+
+def _numbers(
+    codes: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The numbers that end at some codes: 5 bits each, the lowest first, the highest a sign."""
+    starts = ends - lengths + 1
+    values: npt.NDArray[np.int64] = (codes[starts] & 31).astype(np.int64)
+    rows = np.arange(values.size)
+    for index in range(1, int(lengths.max())):
+        rows = rows[lengths[rows] > index]
+        values[rows] |= (codes[starts[rows] + index] & 31).astype(np.int64) << (5 * index)
+    negative = (codes[ends] & 16) != 0
+    values[negative] -= np.int64(1) << (5 * lengths[negative])
+    return values
 
 
 def _is_finite(value: object) -> bool:

@@ -56,7 +56,7 @@ def add_maps(sheet: Sheet, folder: Path, limit: float = FPR_LIMIT) -> None:
     """
     paths = find_maps(folder, sheet.dataset)
     instances = [instance for image in sheet.dataset.images for instance in image.instances]
-    without = sum(instance.crop is None for instance in instances)
+    without = sum(instance.mask is None for instance in instances)
     if without or not instances:
         few = f"{without} of {len(instances)} instances of the ground truth have no mask"
         sheet.leave_out(FIGURES, few if without else "the split has no defects")
@@ -224,9 +224,10 @@ def _union(image: Image, category: str | None = None) -> BinaryMask:
     mask = np.zeros((image.height, image.width), dtype=np.bool_)
     for instance in image.instances:
         if category in (None, instance.category):
-            assert instance.crop is not None, "maps are scored where all instances have a mask"
+            crop = instance.crop
+            assert crop is not None, "maps are scored where all instances have a mask"
             x, y, w, h = (int(value) for value in instance.box)
-            mask[y : y + h, x : x + w] |= instance.crop
+            mask[y : y + h, x : x + w] |= crop
     return mask
 
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from converters.dataset import Dataset
-from converters.geometry import Rle, rle_from_region
+from converters.geometry import rle_from_instance
+from converters.rle import Rle
 from toolkit.predictions import Result
 
 Kind: TypeAlias = Literal["box", "mask"]
@@ -147,10 +148,9 @@ def truth_in_columns(dataset: Dataset, kind: Kind) -> Shapes:
     number = {name: index for index, name in enumerate(dataset.categories)}
     rles: list[Rle] = []
     if kind == "mask":
-        for _, image, instance in pairs:
-            assert instance.crop is not None, "masks are matched where all instances have one"
-            region = (instance.box, instance.crop)
-            rles.append(rle_from_region(region, image.height, image.width))
+        rles = [
+            rle_from_instance(instance, image.height, image.width) for _, image, instance in pairs
+        ]
     return Shapes(
         np.array([row for row, _, _ in pairs], np.int64),
         np.array([number[instance.category] for _, _, instance in pairs], np.int64),

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from converters.dataset import Box, Dataset, Image, Instance
-from converters.geometry import Rle, rle_from_region
+from converters.geometry import rle_from_instance, rle_from_region
+from converters.rle import Rle
 from toolkit.evaluate.bootstrap import Samples, Weights, ratio
 from toolkit.predictions import Result
 
@@ -177,8 +178,7 @@ def instance_ious(dataset: Dataset, results: Sequence[Result]) -> InstanceSums:
 
 def instance_rle(instance: Instance, image: Image) -> Rle:
     """Mask of an instance in the frame of its image."""
-    assert instance.crop is not None, "outlines are scored where all instances have one"
-    return rle_from_region((instance.box, instance.crop), image.height, image.width)
+    return rle_from_instance(instance, image.height, image.width)
 
 
 def _mean_of_images(

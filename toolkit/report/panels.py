@@ -129,7 +129,7 @@ def make_panels(example: Example, most: int) -> list[Panel]:
 
 
 def _true(instance: Instance, image: Image) -> Shape:
-    mask = None if instance.crop is None else instance.to_mask(image.height, image.width)
+    mask = None if instance.mask is None else instance.to_mask(image.height, image.width)
     return Shape(instance.box, mask)
 
 

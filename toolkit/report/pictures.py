@@ -54,7 +54,7 @@ def draw_truth(
 ) -> RgbImage:
     """Ground-truth outlines with their class on a copy of a picture; else like draw_results."""
     boxes = np.array([i.box for i in truth.instances], dtype=float).reshape(-1, 4)
-    masks = [i.to_mask(*image.shape[:2]) for i in truth.instances if i.crop is not None]
+    masks = [i.to_mask(*image.shape[:2]) for i in truth.instances if i.mask is not None]
     classes = [categories.index(instance.category) for instance in truth.instances]
     labels = [instance.category for instance in truth.instances]
     return _draw(image, boxes, masks, classes, labels, scale)

@@ -93,7 +93,7 @@ def masked_prompts(dataset: Dataset) -> list[Prompt]:
         (image, instance)
         for image in dataset.images
         for instance in image.instances
-        if instance.crop is not None
+        if instance.mask is not None
     ]
 
 
@@ -257,8 +257,9 @@ def _groups(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
 
 
 def _region(instance: Instance) -> Region:
-    assert instance.crop is not None, "prompts have masks"
-    return instance.box, instance.crop
+    crop = instance.crop
+    assert crop is not None, "prompts have masks"
+    return instance.box, crop
 
 
 def _ahead(make: Callable[[S], T], plans: Iterable[S], workers: int) -> Iterator[T]:

@@ -416,7 +416,7 @@ def test_what_cannot_be_measured_is_absent_with_its_reason(
     images, reason = {
         "no defect": ((good,), "the split has no defects"),
         "no mask": (
-            (replace(spot, instances=(replace(spot.instances[0], crop=None),)), good),
+            (replace(spot, instances=(replace(spot.instances[0], mask=None),)), good),
             "1 of 1 instances of the ground truth have no mask",
         ),
         "no good pixel": (

@@ -158,7 +158,7 @@ def test_a_val_whose_ground_truth_has_no_masks_leaves_out_mask_figures_alone(
 ) -> None:
     dataset, results = make_scene(7)
     images = tuple(
-        replace(image, instances=tuple(replace(i, crop=None) for i in image.instances))
+        replace(image, instances=tuple(replace(i, mask=None) for i in image.instances))
         for image in dataset.images
     )
     for found in (results, []):
