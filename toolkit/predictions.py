@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from converters.files import read_json, write_json, write_text
 from converters.rle import Rle
 
 _FILE_NAME = "file_name"
+_SCORE = "score"
 
 _ROUNDING = 1e-3
 """How far from 1 a row of probabilities may add up to: somebody may have written three digits."""
@@ -81,6 +83,19 @@ class ImageProbabilities:
     """
 
     classes: tuple[str, ...]
+    file_names: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ImageSuspicion:
+    """How suspicious whole images are, without a word on what is wrong with them.
+
+    Attributes:
+        file_names: of the images, each once.
+        values: float64, shape (images,); the higher, the more suspicious, on any scale.
+    """
+
     file_names: tuple[str, ...]
     values: npt.NDArray[np.float64]
 
@@ -135,38 +150,63 @@ def read_results(path: Path) -> list[Result]:
     return content
 
 
+def read_judgements(path: Path) -> ImageProbabilities | ImageSuspicion:
+    """Read one file on whole images: probabilities of classes, or one score each.
+
+    Its header is ``file_name,good,`` and every category, or ``file_name,score``.
+
+    Raises:
+        InputError: it is missing, its header is neither, a row is too short or too long, an image
+            comes twice, or a row holds no probabilities that add up to 1, or no number.
+    """
+    rows = _rows(path)
+    header = rows[0] if rows else []
+    if header == [_FILE_NAME, _SCORE]:
+        values = [_numbers(path, header, row, "a finite number")[0] for row in rows[1:]]
+        return ImageSuspicion(_names(path, rows[1:]), np.array(values, np.float64))
+    if header[:2] != [_FILE_NAME, GOOD] or len(header) < 3 or len(set(header)) < len(header):
+        raise InputError(
+            f"{path}: its header is {','.join(header) or 'missing'}: it must be "
+            f"{_FILE_NAME},{GOOD} and then every category once, or {_FILE_NAME},{_SCORE}"
+        )
+    probabilities = np.empty((len(rows) - 1, len(header) - 1))
+    for index, row in enumerate(rows[1:]):
+        probabilities[index] = _probabilities(path, header, row)
+    return ImageProbabilities(tuple(header[1:]), _names(path, rows[1:]), probabilities)
+
+
 def read_probabilities(path: Path) -> ImageProbabilities:
     """Read one file of image-level probabilities.
 
     Raises:
-        InputError: it is missing, its header is not ``file_name,good,…``, a row is too short or
-            too long, an image comes twice, or a row holds no probabilities that add up to 1.
+        InputError: as of ``read_judgements``, or it holds scores.
     """
+    judgements = read_judgements(path)
+    if isinstance(judgements, ImageSuspicion):
+        raise InputError(f"{path}: holds scores, not the probabilities of classes: predict again")
+    return judgements
+
+
+def _rows(path: Path) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a mark
-            rows = [row for row in csv.reader(file) if row]
+            return [row for row in csv.reader(file) if row]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: is not readable CSV ({error}): predict again") from error
-    header = rows[0] if rows else []
-    if header[:2] != [_FILE_NAME, GOOD] or len(header) < 3 or len(set(header)) < len(header):
-        raise InputError(
-            f"{path}: its header is {','.join(header) or 'missing'}: it must be "
-            f"{_FILE_NAME},{GOOD} and then every category once"
-        )
-    values = np.empty((len(rows) - 1, len(header) - 1))
-    for index, row in enumerate(rows[1:]):
-        values[index] = _probabilities(path, header, row)
-    names = tuple(row[0] for row in rows[1:])
+
+
+def _names(path: Path, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    names = tuple(row[0] for row in rows)
     for name, count in Counter(names).items():
         if count > 1:
             raise InputError(f"{path}: {name} comes {count} times: keep one of its rows")
-    return ImageProbabilities(tuple(header[1:]), names, values)
+    return names
 
 
-def _probabilities(path: Path, header: Sequence[str], row: Sequence[str]) -> list[float]:
-    """The numbers of a row, checked."""
+def _numbers(path: Path, header: Sequence[str], row: Sequence[str], what: str) -> list[float]:
+    """The finite numbers of a row, as many as the header has columns for."""
     if len(row) != len(header):
         raise InputError(
             f"{path}: {row[0]}: has {len(row)} columns, the header {len(header)}: predict again"
@@ -177,11 +217,19 @@ def _probabilities(path: Path, header: Sequence[str], row: Sequence[str]) -> lis
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not 0 <= value <= 1:
-            raise InputError(
-                f"{path}: {row[0]}: {name} is {text!r}, not a probability from 0 to 1: correct it"
-            )
+        if not math.isfinite(value):
+            raise InputError(f"{path}: {row[0]}: {name} is {text!r}, not {what}: correct it")
         values.append(value)
+    return values
+
+
+def _probabilities(path: Path, header: Sequence[str], row: Sequence[str]) -> list[float]:
+    """The numbers of a row, checked."""
+    what = "a probability from 0 to 1"
+    values = _numbers(path, header, row, what)
+    for name, value, text in zip(header[1:], values, row[1:], strict=True):
+        if not 0 <= value <= 1:
+            raise InputError(f"{path}: {row[0]}: {name} is {text!r}, not {what}: correct it")
     if abs(sum(values) - 1) > _ROUNDING:
         raise InputError(
             f"{path}: {row[0]}: the probabilities add up to {sum(values):.4g}, not to 1: "

@@ -23,6 +23,8 @@ from converters.errors import InputError
 from converters.files import write_json
 from converters.folder import DatasetFolder
 from toolkit.config import CompareConfig, EvaluateConfig, ScoringConfig
+from toolkit.console import note
+from toolkit.evaluate.checks import count_duplicates
 from toolkit.evaluate.compare import Comparison, compare_sheets
 from toolkit.evaluate.foreign import results_from_supervision
 from toolkit.evaluate.maps import add_maps
@@ -36,12 +38,18 @@ from toolkit.evaluate.scoring import (
     score_maps,
     score_parts,
     score_probabilities,
+    score_suspicion,
 )
 from toolkit.evaluate.sheet import Sheet
 from toolkit.evaluate.sources import Source, read_detected
 from toolkit.evaluate.table import print_metrics
 from toolkit.evaluate.thresholds import Goal
-from toolkit.predictions import Result, read_probabilities
+from toolkit.predictions import (
+    ImageProbabilities,
+    ImageSuspicion,
+    Result,
+    read_judgements,
+)
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -168,22 +176,33 @@ def _detected(
         dataset = folder.read(config.split)
         results = read_detected(source.results, dataset)
         parts.append(Part(dataset, results, val, (str(source.results), str(source.val))))
+        if again := count_duplicates(results):
+            note(f"{source.results}: {again} results are there twice: they count as false alarms")
     return score_parts(parts, _rules(config), sources[0].card)
 
 
 def _judged(
     config: ScoringConfig, folders: Sequence[DatasetFolder], sources: Sequence[Source]
 ) -> Sheet:
-    """Score the probabilities of whole images."""
+    """Score what a classifier says about whole images: probabilities, or one score each."""
     if config.threshold is not None:
         raise InputError(
             f"{sources[0].results}: the most probable class is the verdict: leave --threshold out"
         )
-    parts = [
-        (folder.read(config.split), read_probabilities(source.results), str(source.results))
-        for folder, source in zip(folders, sources, strict=True)
-    ]
-    return score_judged(parts, _rules(config))
+    judged: list[tuple[Dataset, ImageProbabilities, str]] = []
+    suspected: list[tuple[Dataset, ImageSuspicion, str]] = []
+    for folder, source in zip(folders, sources, strict=True):
+        dataset, judgements = folder.read(config.split), read_judgements(source.results)
+        if isinstance(judgements, ImageSuspicion):
+            suspected.append((dataset, judgements, str(source.results)))
+        else:
+            judged.append((dataset, judgements, str(source.results)))
+    if judged and suspected:
+        raise InputError(
+            f"{suspected[0][2]}: holds scores, {judged[0][2]} probabilities: score them apart"
+        )
+    rules = _rules(config)
+    return score_judged(judged, rules) if judged else score_suspicion(suspected, rules)
 
 
 def _rules(config: ScoringConfig) -> Rules:

@@ -22,7 +22,8 @@ _RLES = 1 << 14  # masks that are decoded together
 def check_results(dataset: Dataset, results: Sequence[Result], where: str) -> None:
     """Check results against the ground truth that they are for.
 
-    Duplicate detections are allowed: they count as false alarms.
+    Duplicate detections are allowed: they count as false alarms. So are boxes that reach beyond the
+    picture, but not those that lie outside of it.
 
     Args:
         dataset: ground truth of the split.
@@ -31,8 +32,8 @@ def check_results(dataset: Dataset, results: Sequence[Result], where: str) -> No
 
     Raises:
         InputError: a result names an image or a category that is not there, its score is no number
-            from 0 to 1, its box no finite ``[x, y, width, height]``, its mask no compressed RLE of
-            the image's size; or some results have masks and others have not.
+            from 0 to 1, its box no finite ``[x, y, width, height]`` on the picture, its mask no
+            compressed RLE of the image's size; or some results have masks and others have not.
     """
     sizes = {image.id: (image.height, image.width) for image in dataset.images}
     if _are_plain(results, sizes, len(dataset.categories)):
@@ -81,7 +82,16 @@ def check_probabilities(dataset: Dataset, probabilities: ImageProbabilities, whe
             f"{where}: has the classes {', '.join(probabilities.classes)}, the dataset "
             f"{', '.join(classes)}: predict on this dataset"
         )
-    predicted, there = set(probabilities.file_names), {i.file_name for i in dataset.images}
+    check_images(dataset, probabilities.file_names, where)
+
+
+def check_images(dataset: Dataset, file_names: Sequence[str], where: str) -> None:
+    """Check that a file speaks of the images of the split.
+
+    Raises:
+        InputError: one is missing, or is not in the split.
+    """
+    predicted, there = set(file_names), {image.file_name for image in dataset.images}
     remedy = "predict on this dataset, split and fold"
     if predicted - there:
         raise InputError(f"{where}: {min(predicted - there)} is not in the split: {remedy}")
@@ -89,6 +99,15 @@ def check_probabilities(dataset: Dataset, probabilities: ImageProbabilities, whe
         missing = sorted(there - predicted)
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"{where}: lacks a row for {missing[0]}{more}: {remedy}")
+
+
+def count_duplicates(results: Sequence[Result]) -> int:
+    """Results that say again what another said: same image, category, box and score."""
+    said = {
+        (result["image_id"], result["category_id"], tuple(result["bbox"]), result["score"])
+        for result in results
+    }
+    return len(results) - len(said)
 
 
 def are_boxes_given(results: Sequence[Result], card: PredictionCard | None) -> bool:
@@ -130,6 +149,12 @@ def _problem(result: Result, sizes: dict[int, tuple[int, int]], categories: int)
         return f"bbox {box!r} is not four finite numbers: write [x, y, width, height]"
     if box[2] < 0 or box[3] < 0:
         return f"bbox {box!r} has a negative size: write [x, y, width, height]"
+    height, width = sizes[image]
+    if not (-box[2] <= box[0] <= width and -box[3] <= box[1] <= height):
+        return (
+            f"bbox {box!r} lies outside of its picture of {width} x {height} pixels: "
+            "write [x, y, width, height] in pixels of the picture"
+        )
     if "segmentation" in result:
         return _mask_problem(result["segmentation"], sizes[image])
     return None
@@ -169,6 +194,9 @@ def _are_plain(
     corners = np.array(boxes, np.float64).reshape(-1, 4)
     in_range = (kinds >= 1) & (kinds <= categories) & (scores >= 0) & (scores <= 1)
     if not in_range.all() or not np.isfinite(corners).all() or (corners[:, 2:] < 0).any():
+        return False
+    frame = np.array([sizes[image][::-1] for image in images], np.float64).reshape(-1, 2)
+    if (corners[:, :2] < -corners[:, 2:]).any() or (corners[:, :2] > frame).any():
         return False
     masks = [result["segmentation"] for result in results if "segmentation" in result]
     return not masks or (

@@ -27,6 +27,7 @@ from toolkit.evaluate.boundary import TOLERANCE, boundary_f1, boundary_sums
 from toolkit.evaluate.checks import (
     are_boxes_given,
     check_answers,
+    check_images,
     check_probabilities,
     check_results,
     why_no_masks,
@@ -44,7 +45,7 @@ from toolkit.evaluate.matching import IOUS, MAX_DETECTIONS, SIZES, Kind, Matches
 from toolkit.evaluate.metrics import Metrics, Missing, Protocol, Threshold
 from toolkit.evaluate.sheet import Sheet
 from toolkit.evaluate.thresholds import Chooser, Goal, Labelled
-from toolkit.predictions import ImageProbabilities, PredictionCard, Result
+from toolkit.predictions import ImageProbabilities, ImageSuspicion, PredictionCard, Result
 
 _AT_THRESHOLD = ("F1", "precision", "recall")
 _ALARMS = "false_alarms_per_100_good"
@@ -306,6 +307,38 @@ def open_for_maps(dataset: Dataset, rules: Rules) -> Sheet:
         (*_BOX, *_MASK_FOUND, *_MASK_PIXELS, *VERDICT, *RANKING, CALIBRATION),
         "score maps alone were given, without predictions",
     )
+    return sheet
+
+
+def score_suspicion(parts: Sequence[tuple[Dataset, ImageSuspicion, str]], rules: Rules) -> Sheet:
+    """Score how suspicious the images of several folds are, as if they were one split.
+
+    Args:
+        parts: ground truth, scores and their name for error messages; scores of different parts
+            are compared with one another, so they should be on one scale.
+        rules: of these the bootstrap's and the split's name count.
+
+    Raises:
+        InputError: a split is empty, its images are not those of the scores, or an image is in two
+            parts.
+    """
+    scores = []
+    for dataset, suspicion, source in parts:
+        _check_images(dataset, rules.split)
+        check_images(dataset, suspicion.file_names, source)
+        of_name = dict(zip(suspicion.file_names, suspicion.values.tolist(), strict=True))
+        scores += [of_name[image.file_name] for image in dataset.images]
+    dataset = join(tuple(dataset for dataset, _, _ in parts))
+    sheet = _open_sheet(dataset, rules, "none", len(parts))
+    sheet.leave_out(
+        (*_BOX, *_MASK_FOUND, *_MASK_PIXELS),
+        "whole images were judged, so there are no boxes and no masks to score",
+    )
+    sheet.leave_out(
+        (*VERDICT, CALIBRATION),
+        "one score per image says neither which defect it is nor how likely: give probabilities",
+    )
+    add_ranking(sheet, verdicts.true_labels(dataset), np.array(scores))
     return sheet
 
 

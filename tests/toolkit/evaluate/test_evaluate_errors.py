@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from converters.dataset import Dataset
 from converters.errors import InputError
 from toolkit.evaluate import score
-from toolkit.evaluate.checks import run_totals
+from toolkit.evaluate.checks import count_duplicates, run_totals
 from toolkit.predictions import PredictionCard, Result
 
 MakeScene = Callable[..., tuple[Dataset, list[Result]]]
@@ -90,6 +90,34 @@ def test_a_split_without_images_is_refused() -> None:
 def test_duplicate_detections_are_allowed(make_scene: MakeScene) -> None:
     dataset, results = make_scene(0)
     assert "box.AP" in score(dataset, results + results, resamples=0).figures
+
+
+@pytest.mark.parametrize(
+    ("box", "is_fine"),
+    [
+        ([60, 60, 10, 10], True),  # reaches beyond the picture of 64 x 64
+        ([-5, -5, 10, 10], True),
+        ([70, 5, 10, 10], False),
+        ([5, -20, 10, 10], False),
+        ([0.1, 0.1, 0.2, 0.2], True),
+    ],
+)
+def test_a_box_outside_of_its_picture_is_refused(
+    make_scene: MakeScene, box: list[float], is_fine: bool
+) -> None:
+    dataset, results = make_scene(0)
+    given: Any = [{**boxed, "bbox": box} for boxed in results[:1]]
+    if is_fine:
+        assert "box.AP" in score(dataset, given, resamples=0).figures
+        return
+    with pytest.raises(InputError, match="lies outside of its picture of 64 x 64 pixels"):
+        score(dataset, given, resamples=0)
+
+
+def test_duplicates_are_counted(make_scene: MakeScene) -> None:
+    _, results = make_scene(0)
+    assert count_duplicates(results) == 0
+    assert count_duplicates([*results, *results[:3]]) == 3
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -240,3 +240,42 @@ def test_a_run_with_detections_and_probabilities_has_to_be_told_apart(
         evaluate(EvaluateConfig(data=data, predictions=run))
     file = run / "predictions/test_images.csv"
     assert evaluate(EvaluateConfig(data=data, predictions=file)).protocol.boxes == "none"
+
+
+def test_one_score_per_image_gives_ranking_figures_alone(
+    make_scene: MakeScene, data: Path, tmp_path: Path
+) -> None:
+    dataset = DatasetFolder.open(data).read("test")
+    rng = np.random.default_rng(0)
+    scores = {image.file_name: rng.normal(2.0 * (not image.is_good)) for image in dataset.images}
+    file = tmp_path / "scores.csv"
+    rows = [f"{name},{value!r}" for name, value in scores.items()]
+    file.write_text("\n".join(["file_name,score", *rows]) + "\n", encoding="utf-8")
+    metrics = evaluate(EvaluateConfig(data=data, predictions=file, resamples=50))
+    defective = [not image.is_good for image in dataset.images]
+    values = [scores[image.file_name] for image in dataset.images]
+    assert metrics.figures["image.AUROC"].value == sklearn.roc_auc_score(defective, values)
+    assert metrics.figures["image.AP"].value == pytest.approx(
+        sklearn.average_precision_score(defective, values)
+    )
+    assert set(metrics.figures) == {"image.AUROC", "image.AP"}
+    assert "give probabilities" in metrics.absent["image.macro_F1"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a.png,nan"], "a.png: score is 'nan', not a finite number"),
+        (["a.png,high"], "a.png: score is 'high', not a finite number"),
+        (["a.png,1,2"], "a.png: has 3 columns, the header 2"),
+        (["a.png,1", "a.png,2"], "a.png comes 2 times"),
+        (["a.png,1"], "a.png is not in the split"),
+    ],
+)
+def test_scores_that_cannot_be_read_are_refused(
+    data: Path, tmp_path: Path, rows: list[str], message: str
+) -> None:
+    file = tmp_path / "scores.csv"
+    file.write_text("\n".join(["file_name,score", *rows]) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        evaluate(EvaluateConfig(data=data, predictions=file))
