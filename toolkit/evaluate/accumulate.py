@@ -87,7 +87,7 @@ def average_recall(
         shape (W, categories), 0 to 1; NaN where a category has no such instance.
     """
     index = list(SIZES).index(size)
-    drawn = weights.astype(np.float64)
+    drawn = weights.astype(np.float64, copy=False)
     result = np.full((len(weights), len(matches)), np.nan)
     for category, found in enumerate(matches):
         hits = found.found[index].sum(axis=0, dtype=np.float64)
@@ -108,7 +108,7 @@ class _Steps:
         table: number of recalls up to hits / instances, at ``base + hits``.
     """
 
-    base: npt.NDArray[np.int64]
+    base: npt.NDArray[np.int32]
     table: npt.NDArray[np.int32]
 
     @classmethod
@@ -119,7 +119,7 @@ class _Steps:
         sizes = np.array([recall.size for recall in recalls])
         starts = np.cumsum(sizes) - sizes
         passed = np.searchsorted(_RECALLS, np.concatenate(recalls), side="right")
-        return cls(starts[column], passed.astype(np.int32))
+        return cls(starts[column].astype(np.int32), passed.astype(np.int32))
 
 
 def _precision(found: Matches, size: int, drawn: _Columns) -> npt.NDArray[np.float64]:
@@ -165,7 +165,7 @@ def _area(hits: _Columns, detections: _Columns, steps: _Steps) -> npt.NDArray[np
     """Area under the envelope of precision, from running sums at the detections that hit."""
     if not len(hits):
         return np.zeros(hits.shape[1])
-    passed = steps.table[steps.base + hits.astype(np.int64)]
+    passed = steps.table[steps.base + hits.astype(np.int32)]
     precision = hits / (detections + hits.dtype.type(_EPSILON))
     if precision.shape[1] < _WIDE:
         precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]

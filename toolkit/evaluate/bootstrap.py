@@ -42,7 +42,7 @@ import numpy.typing as npt
 from converters.dataset import GOOD
 from toolkit.evaluate.metrics import Figure
 
-Weights: TypeAlias = npt.NDArray[np.int16]
+Weights: TypeAlias = npt.NDArray[np.int16] | npt.NDArray[np.float64]
 """Shape (1 + resamples, images): how often each image counts; row 0 is all ones."""
 
 Samples: TypeAlias = npt.NDArray[np.float64]
@@ -93,7 +93,7 @@ class Basis:
 
 def image_weights(
     labels: Sequence[str], resamples: int, seed: int, photographs: Sequence[int] | None = None
-) -> Weights:
+) -> npt.NDArray[np.int16]:
     """Weights of the images in the split itself and in its resamples.
 
     Args:
@@ -148,7 +148,7 @@ def ratio(
         below: what it adds to the second.
         weights: shape (W, images).
     """
-    drawn = weights.astype(np.float64)
+    drawn = weights.astype(np.float64, copy=False)
     return divide(drawn @ above, drawn @ below)
 
 

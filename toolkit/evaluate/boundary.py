@@ -59,7 +59,7 @@ def boundary_f1(sums: npt.NDArray[np.float64], weights: Weights) -> Samples:
     Returns:
         shape (W,), 0 to 1; NaN where there is neither a prediction nor a truth.
     """
-    near, predicted, near_true, true = (weights.astype(np.float64) @ sums).T
+    near, predicted, near_true, true = (weights.astype(np.float64, copy=False) @ sums).T
     precision, recall = (np.nan_to_num(divide(*p)) for p in ((near, predicted), (near_true, true)))
     f1 = np.nan_to_num(divide(2 * precision * recall, precision + recall))
     return np.where(predicted + true > 0, f1, np.nan)

@@ -28,7 +28,7 @@ class Sheet:
     def __init__(self, dataset: Dataset, weights: Weights, protocol: Protocol) -> None:
         """Start an empty sheet."""
         self.dataset = dataset
-        self.weights = weights
+        self.weights = weights.astype(np.float64)  # once, and not for every figure
         self.protocol = protocol
         self.samples: dict[str, Samples] = {}
         self.basis: dict[str, Basis] = {}
@@ -38,6 +38,11 @@ class Sheet:
         self._images_with = {
             name: np.array([name in image.labels for image in dataset.images])
             for name in dataset.categories
+        }
+        # On a resample without a category there is nothing to find, so nothing to score.
+        self._there = {
+            name: self.weights @ images.astype(np.float64) > 0
+            for name, images in self._images_with.items()
         }
         self._instances = dataset.count_instances()
         self._figures: dict[str, Figure] = {}
@@ -102,9 +107,7 @@ class Sheet:
 
     def add_for(self, category: str, name: str, samples: Samples) -> None:
         """Enter a figure of the instances of a category that the split has."""
-        images = self._images_with[category]
-        # On a resample without the category there is nothing to find, so nothing to score.
-        there = self.weights @ images.astype(np.int64) > 0
+        images, there = self._images_with[category], self._there[category]
         self._per_class[category][name] = to_figure(
             np.where(there, samples, np.nan),
             n=int(images.sum()),

@@ -186,7 +186,7 @@ def expected_calibration_error(
     member = np.searchsorted(edges, confidence, side="right") - 1
     gaps = np.zeros((confidence.size, bins + 1))
     gaps[np.arange(confidence.size), member] = confidence - right
-    drawn = weights.astype(np.float64)
+    drawn = weights.astype(np.float64, copy=False)
     return divide(np.abs(drawn @ gaps).sum(axis=1), drawn.sum(axis=1))
 
 
