@@ -89,6 +89,7 @@ def describe(name: str, runs: Sequence[RunFolder]) -> str:
         for key, value in last.config.items()
         if key not in (*_OF_THE_MACHINE, *_OF_A_STAGE)
     }
+    hours = sum(stage.hours for stage in stages)
     size = (FOLDER / f"{name}.safetensors").stat().st_size / 1e6
     table = "\n".join(stage.row(number) for number, stage in enumerate(stages, start=1))
     return f"""# {model.title}
@@ -98,8 +99,7 @@ Starter weights of the defect toolkit: `--weights starter`.
 - **Data**: procedural pictures of `toolkit synth`'s source domain alone, drawn while it learnt:
   {sum(stage.pictures for stage in stages):,} different ones. No photograph, no weights of others.
 - **Command**: `toolkit {model.command} --out RUN` in the stages below, each going on from the one
-  before, with the settings under them; {sum(stage.hours for stage in stages):.1f} hours on one
-  core of a CPU whose other core was busy.
+  before, with the settings under them; {hours:.1f} hours on one core of a busy CPU.
 - **On procedural pictures it never saw** (the last stage's): {validated}.
 - **File**: safetensors, half precision, {size:.1f} MB.
 - **Licence**: that of the toolkit, AGPL-3.0-or-later.
