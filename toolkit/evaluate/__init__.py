@@ -27,19 +27,11 @@ from toolkit.console import note
 from toolkit.evaluate.checks import count_duplicates
 from toolkit.evaluate.compare import Comparison, compare_sheets
 from toolkit.evaluate.foreign import results_from_supervision
+from toolkit.evaluate.judging import score_judged, score_probabilities, score_suspicion
 from toolkit.evaluate.maps import add_maps
 from toolkit.evaluate.metrics import Figure, Metrics, Protocol, Threshold
-from toolkit.evaluate.scoring import (
-    Part,
-    Rules,
-    open_for_maps,
-    score,
-    score_judged,
-    score_maps,
-    score_parts,
-    score_probabilities,
-    score_suspicion,
-)
+from toolkit.evaluate.rules import Rules
+from toolkit.evaluate.scoring import Part, open_for_maps, score, score_maps, score_parts
 from toolkit.evaluate.sheet import Sheet
 from toolkit.evaluate.sources import Source, read_detected
 from toolkit.evaluate.table import print_metrics

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converters.dataset import GOOD, Dataset
-from converters.errors import InputError
+from converters.dataset import Dataset
 from toolkit.evaluate import pixels, verdicts
 from toolkit.evaluate.accumulate import (
     average_precision,
@@ -21,14 +20,12 @@ from toolkit.evaluate.accumulate import (
     precision_at,
     recall_at,
 )
-from toolkit.evaluate.backends import Backend, matcher
-from toolkit.evaluate.bootstrap import METHOD, Samples, divide, image_weights, ratio
-from toolkit.evaluate.boundary import TOLERANCE, boundary_f1, boundary_sums
+from toolkit.evaluate.backends import matcher
+from toolkit.evaluate.bootstrap import Samples, divide, ratio
+from toolkit.evaluate.boundary import boundary_f1, boundary_sums
 from toolkit.evaluate.checks import (
     are_boxes_given,
     check_answers,
-    check_images,
-    check_probabilities,
     check_results,
     why_no_masks,
 )
@@ -41,28 +38,38 @@ from toolkit.evaluate.image_level import (
     add_verdicts,
 )
 from toolkit.evaluate.maps import FPR_LIMIT, add_maps
-from toolkit.evaluate.matching import IOUS, MAX_DETECTIONS, SIZES, Kind, Matches
-from toolkit.evaluate.metrics import Metrics, Missing, Protocol, Threshold
+from toolkit.evaluate.matching import IOUS, SIZES, Kind, Matches
+from toolkit.evaluate.metrics import Metrics, Missing, Threshold
+from toolkit.evaluate.names import (
+    ALARMS,
+    AT_THRESHOLD,
+    BOX,
+    MASK_BOUNDARY,
+    MASK_FOUND,
+    MASK_OVERLAP,
+    MASK_PIXELS,
+)
+from toolkit.evaluate.rules import Rules, check_not_empty, join, open_sheet
 from toolkit.evaluate.sheet import Sheet
-from toolkit.evaluate.thresholds import Chooser, Goal, Labelled
-from toolkit.predictions import ImageProbabilities, ImageSuspicion, PredictionCard, Result
+from toolkit.evaluate.thresholds import Chooser, Labelled
+from toolkit.predictions import PredictionCard, Result
 
-_AT_THRESHOLD = ("F1", "precision", "recall")
-_ALARMS = "false_alarms_per_100_good"
-_FOUND = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100", *_AT_THRESHOLD, _ALARMS)
-_BOX = tuple(f"box.{name}" for name in _FOUND)
-_MASK_FOUND = tuple(f"mask.{name}" for name in _FOUND)
 _STEPS = {"AP50": 0, "AP75": int(np.flatnonzero(np.isclose(IOUS, 0.75))[0])}
-_OVERLAP = {
-    "mask.IoU": pixels.iou,
-    "mask.Dice": pixels.dice,
-    "mask.image_IoU": pixels.image_iou,
-    "mask.image_Dice": pixels.image_dice,
-    "mask.pixel_precision": pixels.precision,
-    "mask.pixel_recall": pixels.recall,
-}
-_BOUNDARY = {"mask.boundary_F1": boundary_f1}
-_MASK_PIXELS = (*_OVERLAP, *_BOUNDARY)
+_OVERLAP = dict(
+    zip(
+        MASK_OVERLAP,
+        (
+            pixels.iou,
+            pixels.dice,
+            pixels.image_iou,
+            pixels.image_dice,
+            pixels.precision,
+            pixels.recall,
+        ),
+        strict=True,
+    )
+)
+_BOUNDARY = dict(zip(MASK_BOUNDARY, (boundary_f1,), strict=True))
 
 
 @dataclass(frozen=True)
@@ -81,33 +88,6 @@ class Part:
     results: Sequence[Result]
     val: Labelled | None = None
     sources: tuple[str, str] = ("results", "val results")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How results are scored.
-
-    Attributes:
-        threshold: score threshold for everything, instead of those chosen on val.
-        goal: what thresholds are chosen for.
-        iou: IoU from which a detection counts as found in F1, above 0 and below 1.
-        max_detections: that count in AP, AR and F1 per image and class, the surest.
-        backend: who matches detections to instances; all give the same.
-        boundary_tolerance: pixels by which an outline may be off in boundary F1, 0 or more.
-        resamples: of the bootstrap; 0 leaves the intervals out.
-        seed: of the bootstrap.
-        split: name of the split.
-    """
-
-    threshold: float | None = None
-    goal: Goal = Goal()  # noqa: RUF009, it is frozen
-    iou: float = 0.5
-    max_detections: int = MAX_DETECTIONS
-    backend: Backend = "arrays"
-    boundary_tolerance: float = TOLERANCE
-    resamples: int = 1000
-    seed: int = 0
-    split: str = "test"
 
 
 def score(
@@ -154,13 +134,13 @@ def score_parts(parts: Sequence[Part], rules: Rules, card: PredictionCard | None
         InputError: a split is empty, an image is in two of them, or a result cannot be scored.
     """
     for part in parts:
-        _check_images(part.dataset, rules.split)
+        check_not_empty(part.dataset, rules.split)
         check_results(part.dataset, part.results, part.sources[0])
     dataset = join(tuple(part.dataset for part in parts))
     results = [result for part in parts for result in part.results]
     boxes_given = are_boxes_given(results, card)
     boxes = "ground truth" if boxes_given else "detector"
-    sheet = _open_sheet(dataset, rules, boxes, len(parts))
+    sheet = open_sheet(dataset, rules, boxes, len(parts))
     no_masks = why_no_masks(dataset, results, card)
     if boxes_given:
         check_answers(dataset, results, parts[0].sources[0])
@@ -221,61 +201,6 @@ class Cut:
         return self.choosers[0].matcher(self.sheet.dataset, results, kind)
 
 
-def score_probabilities(
-    dataset: Dataset,
-    probabilities: ImageProbabilities,
-    *,
-    source: str = "probabilities",
-    **rules: Any,
-) -> Metrics:
-    """Score image-level probabilities against the ground truth of their split.
-
-    The verdict on an image is its most probable class, so no threshold is chosen.
-
-    Args:
-        dataset: ground truth of one split.
-        probabilities: of its images, in any order.
-        source: name of the probabilities, for error messages.
-        rules: fields of ``Rules``; of these the bootstrap's and the split's name count.
-
-    Raises:
-        InputError: the split is empty, or its classes or images are not those of the
-            probabilities.
-    """
-    return score_judged([(dataset, probabilities, source)], Rules(**rules)).metrics()
-
-
-def score_judged(parts: Sequence[tuple[Dataset, ImageProbabilities, str]], rules: Rules) -> Sheet:
-    """Score the probabilities of several folds as if they were one split.
-
-    Args:
-        parts: ground truth, probabilities and their name for error messages.
-        rules: as of ``score_probabilities``.
-
-    Raises:
-        InputError: as there, or an image is in two parts.
-    """
-    rows = []
-    for dataset, probabilities, source in parts:
-        _check_images(dataset, rules.split)
-        check_probabilities(dataset, probabilities, source)
-        row = {name: index for index, name in enumerate(probabilities.file_names)}
-        rows.append(probabilities.values[[row[image.file_name] for image in dataset.images]])
-    values = np.concatenate(rows)
-    dataset = join(tuple(dataset for dataset, _, _ in parts))
-    sheet = _open_sheet(dataset, rules, "none", len(parts))
-    sheet.leave_out(
-        (*_BOX, *_MASK_FOUND, *_MASK_PIXELS),
-        "whole images were judged, so there are no boxes and no masks to score",
-    )
-    truth = verdicts.true_labels(dataset)
-    given = values.argmax(axis=1)
-    add_verdicts(sheet, truth, given)
-    add_ranking(sheet, truth, 1 - values[:, 0])
-    add_calibration(sheet, values.max(axis=1), given == truth)
-    return sheet
-
-
 def score_maps(
     dataset: Dataset, folder: Path, *, fpr_limit: float = FPR_LIMIT, **rules: Any
 ) -> Metrics:
@@ -301,103 +226,18 @@ def open_for_maps(dataset: Dataset, rules: Rules) -> Sheet:
     Raises:
         InputError: the split is empty.
     """
-    _check_images(dataset, rules.split)
-    sheet = _open_sheet(dataset, rules, "maps", 1)
+    check_not_empty(dataset, rules.split)
+    sheet = open_sheet(dataset, rules, "maps", 1)
     sheet.leave_out(
-        (*_BOX, *_MASK_FOUND, *_MASK_PIXELS, *VERDICT, *RANKING, CALIBRATION),
+        (*BOX, *MASK_FOUND, *MASK_PIXELS, *VERDICT, *RANKING, CALIBRATION),
         "score maps alone were given, without predictions",
     )
     return sheet
 
 
-def score_suspicion(parts: Sequence[tuple[Dataset, ImageSuspicion, str]], rules: Rules) -> Sheet:
-    """Score how suspicious the images of several folds are, as if they were one split.
-
-    Args:
-        parts: ground truth, scores and their name for error messages; scores of different parts
-            are compared with one another, so they should be on one scale.
-        rules: of these the bootstrap's and the split's name count.
-
-    Raises:
-        InputError: a split is empty, its images are not those of the scores, or an image is in two
-            parts.
-    """
-    scores = []
-    for dataset, suspicion, source in parts:
-        _check_images(dataset, rules.split)
-        check_images(dataset, suspicion.file_names, source)
-        of_name = dict(zip(suspicion.file_names, suspicion.values.tolist(), strict=True))
-        scores += [of_name[image.file_name] for image in dataset.images]
-    dataset = join(tuple(dataset for dataset, _, _ in parts))
-    sheet = _open_sheet(dataset, rules, "none", len(parts))
-    sheet.leave_out(
-        (*_BOX, *_MASK_FOUND, *_MASK_PIXELS),
-        "whole images were judged, so there are no boxes and no masks to score",
-    )
-    sheet.leave_out(
-        (*VERDICT, CALIBRATION),
-        "one score per image says neither which defect it is nor how likely: give probabilities",
-    )
-    add_ranking(sheet, verdicts.true_labels(dataset), np.array(scores))
-    return sheet
-
-
-def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Splits of several folds as one, in their order.
-
-    Raises:
-        InputError: their categories differ, or an image is in two of them.
-    """
-    first, *others = datasets
-    seen = {image.id for image in first.images}
-    for number, other in enumerate(others, start=2):
-        if other.categories != first.categories:
-            raise InputError(
-                f"run {number} knows {', '.join(other.categories)}, the first "
-                f"{', '.join(first.categories)}: pool runs on folds of one dataset"
-            )
-        twice = sorted(image.file_name for image in other.images if image.id in seen)
-        if twice:
-            raise InputError(
-                f"run {number}: {twice[0]} is in an earlier run's split, too: "
-                "pool runs on different folds"
-            )
-        seen |= {image.id for image in other.images}
-    return first.subset(tuple(image for each in datasets for image in each.images))
-
-
-def _check_images(dataset: Dataset, split: str) -> None:
-    if not dataset.images:
-        raise InputError(f"{split}: has no images to score: convert with a split that has some")
-
-
-def _open_sheet(dataset: Dataset, rules: Rules, boxes: str, parts: int) -> Sheet:
-    labels = dataset.image_labels()
-    photographs = dataset.photographs()
-    judged = boxes != "detector"
-    protocol = Protocol(
-        split=rules.split,
-        images=len(dataset.images),
-        photographs=len(set(photographs)),
-        good_images=labels.count(GOOD),
-        instances=sum(dataset.count_instances().values()),
-        labels={label: labels.count(label) for label in (GOOD, *dataset.categories)},
-        boxes=boxes,
-        iou=None if boxes in ("none", "maps") else rules.iou,
-        resamples=rules.resamples,
-        seed=rules.seed,
-        interval=METHOD,
-        dataset=dataset.name,
-        goal="" if judged or rules.threshold is not None else str(rules.goal),
-        parts=parts,
-    )
-    weights = image_weights(labels, rules.resamples, rules.seed, photographs)
-    return Sheet(dataset, weights, protocol)
-
-
 def _score_boxes(cut: Cut, results: Sequence[Result]) -> None:
     if not cut.sheet.instances:
-        cut.sheet.leave_out(_BOX, "the split has no defects")
+        cut.sheet.leave_out(BOX, "the split has no defects")
         return
     thresholds = cut.at("box", lambda chooser: chooser.for_defects("box"))
     _add_found(cut, "box", cut.match(results, "box"), thresholds)
@@ -406,12 +246,12 @@ def _score_boxes(cut: Cut, results: Sequence[Result]) -> None:
 def _score_masks(cut: Cut, results: Sequence[Result], no_masks: str | None) -> None:
     sheet = cut.sheet
     if no_masks is not None or not sheet.instances:
-        sheet.leave_out((*_MASK_FOUND, *_MASK_PIXELS), no_masks or "the split has no defects")
+        sheet.leave_out((*MASK_FOUND, *MASK_PIXELS), no_masks or "the split has no defects")
         return
     thresholds = cut.at("mask", lambda chooser: chooser.for_defects("mask"))
     _add_found(cut, "mask", cut.match(results, "mask"), thresholds)
     if isinstance(thresholds, Missing):
-        sheet.leave_out(_MASK_PIXELS, thresholds.reason)
+        sheet.leave_out(MASK_PIXELS, thresholds.reason)
         return
     row = {image.id: index for index, image in enumerate(sheet.dataset.images)}
     kept = [
@@ -434,8 +274,8 @@ def _add_found(
     sheet = cut.sheet
     _add_precision(sheet, kind, matches)
     _add_recall(sheet, kind, matches, cut.rules.max_detections)
-    names = [f"{kind}.{name}" for name in _AT_THRESHOLD]
-    alarms = f"{kind}.{_ALARMS}"
+    names = [f"{kind}.{name}" for name in AT_THRESHOLD]
+    alarms = f"{kind}.{ALARMS}"
     if isinstance(thresholds, Missing):
         sheet.leave_out((*names, alarms), thresholds.reason)
         return
@@ -532,10 +372,10 @@ def _score_outlines(
 ) -> None:
     """Given boxes: how well each instance was outlined, and how well its box alone would."""
     sheet.leave_out(
-        (*_BOX, *_MASK_FOUND, *VERDICT, *RANKING, CALIBRATION),
+        (*BOX, *MASK_FOUND, *VERDICT, *RANKING, CALIBRATION),
         "boxes were given, so finding them was not measured",
     )
-    names = (*_MASK_PIXELS, "mask.instance_IoU")
+    names = (*MASK_PIXELS, "mask.instance_IoU")
     if no_masks is not None or not sheet.instances:
         sheet.leave_out(names, no_masks or "the split has no defects")
         return
