@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -36,11 +36,12 @@ from converters.errors import InputError
 from converters.folder import CARD, DatasetFolder
 from converters.formats.coco import write_coco
 from converters.split import SplitOptions
-from toolkit.evaluate import Figure, score, score_probabilities
+from toolkit.evaluate import Figure, Rules
+from toolkit.evaluate.judging import score_judged
+from toolkit.evaluate.scoring import Part, score_parts
 from toolkit.images import read_image
 from toolkit.predictions import (
     ImageProbabilities,
-    Result,
     images_file,
     read_card,
     read_probabilities,
@@ -278,34 +279,21 @@ def _text(figure: Figure) -> str:
 
 
 def pooled(out: Path, trials: Sequence[Trial], name: str) -> Figure:
-    """A figure over the test pictures of several folds as if they were one split.
-
-    No picture is in two of them; their numbers are the same in all folds. Annotations and results
-    are renumbered, because each fold counts its own.
-    """
-    images: list[Image] = []
-    results: list[Result] = []
-    probabilities: list[ImageProbabilities] = []
-    truth = card = None
+    """A figure over the test pictures of several folds as if they were one split."""
+    parts: list[Part] = []
+    judged: list[tuple[Dataset, ImageProbabilities, str]] = []
+    card = None
     for trial in trials:
         truth = DatasetFolder.open(out / "data" / trial.data).read("test")
         folder = out / "runs" / trial.run / "predictions"
-        images += truth.images
         if trial.model == "classifier":
-            probabilities.append(read_probabilities(folder / images_file("test")))
+            judged.append((truth, read_probabilities(folder / images_file("test")), trial.run))
         else:
-            results += read_results(folder / "test.json")
+            parts.append(Part(truth, read_results(folder / "test.json")))
             card = read_card(folder)
-    assert truth is not None
-    dataset = truth.subset(tuple(sorted(images, key=lambda image: image.file_name)))
-    if probabilities:
-        joined = replace(
-            probabilities[0],
-            file_names=tuple(name for part in probabilities for name in part.file_names),
-            values=np.concatenate([part.values for part in probabilities]),
-        )
-        return score_probabilities(dataset, joined).figures[name]
-    return score(dataset, results, card=card, threshold=0.5).figures[name]
+    if judged:
+        return score_judged(judged, Rules()).metrics().figures[name]
+    return score_parts(parts, Rules(threshold=0.5), card).metrics().figures[name]
 
 
 if __name__ == "__main__":

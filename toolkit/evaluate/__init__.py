@@ -140,7 +140,7 @@ def _sheet(config: ScoringConfig, fold: int | None, sources: Sequence[Source]) -
     numbers = tuple(number for number in folds if number is not None)
     sheet.protocol = replace(
         sheet.protocol,
-        dataset=str(folders[0].card.get("name", config.data.name)),
+        dataset=_name(folders[0]),
         fold=numbers if len(numbers) > 1 else next(iter(numbers), None),
     )
     return sheet
@@ -150,9 +150,12 @@ def _without_predictions(config: EvaluateConfig) -> Sheet:
     """An empty sheet for score maps."""
     folder = DatasetFolder.open(config.data, config.fold)
     sheet = open_for_maps(folder.read(config.split), _rules(config))
-    name = str(folder.card.get("name", config.data.name))
-    sheet.protocol = replace(sheet.protocol, dataset=name, fold=config.fold)
+    sheet.protocol = replace(sheet.protocol, dataset=_name(folder), fold=config.fold)
     return sheet
+
+
+def _name(folder: DatasetFolder) -> str:
+    return str(folder.card.get("name", folder.root.name))
 
 
 def _detected(

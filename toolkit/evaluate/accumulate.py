@@ -1,7 +1,7 @@
 """Average precision, recall and F1 from matches, for many weightings of the images at once.
 
 A weighting says how often each image counts. Detections are matched once, and only what they add up
-to is computed for each weighting; so a thousand resamples cost less than a second matching.
+to is computed for each weighting.
 """
 
 from __future__ import annotations

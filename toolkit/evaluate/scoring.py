@@ -187,13 +187,15 @@ class Cut:
             name: what they decide: "box", "mask" or "image".
             choose: asks a part for its own.
         """
-        chosen = [choose(chooser) for chooser in self.choosers]
-        rows = []
-        for number, threshold in enumerate(chosen, start=1):
+        chosen: list[Threshold] = []
+        for chooser in self.choosers:
+            threshold = choose(chooser)
             if isinstance(threshold, Missing):
-                return threshold
-            rows.append(threshold.of(self.sheet.dataset.categories))
+                return threshold  # none is entered where one part has none
+            chosen.append(threshold)
+        for number, threshold in enumerate(chosen, start=1):
             self.sheet.set_threshold(name if len(chosen) == 1 else f"{name} {number}", threshold)
+        rows = [threshold.of(self.sheet.dataset.categories) for threshold in chosen]
         return np.stack(rows)[self.owner]
 
     def match(self, results: Sequence[Result], kind: Kind) -> list[Matches]:

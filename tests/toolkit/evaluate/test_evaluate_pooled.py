@@ -60,6 +60,13 @@ def test_pooled_figures_are_those_of_all_images_with_the_thresholds_of_each_part
         score_parts([Part(*first), Part(*first)], Rules(resamples=0))
 
 
+def test_one_part_without_a_threshold_leaves_none_to_any(make_scene: MakeScene) -> None:
+    parts = [Part(*make_scene(1), make_scene(7)), Part(*shifted(make_scene(2), 1000))]
+    pooled = score_parts(parts, Rules(resamples=0)).metrics()
+    assert pooled.thresholds == {}
+    assert "there are no predictions on val" in pooled.absent["box.F1"]
+
+
 def folds(tmp_path: Path, make_scene: MakeScene) -> list[Path]:
     """A dataset folder with two folds, and a run on each."""
     dataset, _ = make_scene(0)
