@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -70,6 +72,16 @@ class Instance:
         x, y, w, h = (int(value) for value in self.box)
         mask[y : y + h, x : x + w] = crop
         return mask
+
+
+def areas(instances: Sequence[Instance]) -> list[float]:
+    """``Instance.area`` of each, in one go where masks are compressed."""
+    masks = [instance.mask for instance in instances if isinstance(instance.mask, dict)]
+    compressed = iter(rle.areas(masks).tolist())
+    return [
+        next(compressed) if isinstance(instance.mask, dict) else instance.area
+        for instance in instances
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +153,18 @@ class Dataset:
         An image with several categories is of the one that covers most pixels (instance areas
         added up; of equal ones the first category).
         """
+        return list(self._labels)
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
         labels = []
+        each = iter(areas([instance for image in self.images for instance in image.instances]))
         for image in self.images:
             area = dict.fromkeys(self.categories, 0.0)
             for instance in image.instances:
-                area[instance.category] += instance.area
+                area[instance.category] += next(each)
             labels.append(GOOD if image.is_good else max(area, key=area.__getitem__))
-        return labels
+        return tuple(labels)
 
     def count_instances(self) -> dict[str, int]:
         """Instances per category, in the order of the categories, zeros included."""

@@ -156,6 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     # Threads that spin while they wait make training many times slower beside any other program.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy's matrices are small here: the threads of its BLAS would cost more than they bring.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from converters.errors import InputError
 
     try:

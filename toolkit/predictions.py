@@ -18,9 +18,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -35,6 +37,8 @@ from converters.rle import Rle
 
 _FILE_NAME = "file_name"
 _SCORE = "score"
+
+_NEEDED = ("image_id", "category_id", "bbox", "score")
 
 _ROUNDING = 1e-3
 """How far from 1 a row of probabilities may add up to: somebody may have written three digits."""
@@ -140,14 +144,24 @@ def read_results(path: Path) -> list[Result]:
         InputError: it is not a list of results.
     """
     content = read_json(path)
-    needed = {"image_id", "category_id", "bbox", "score"}
     if not isinstance(content, list):
         raise InputError(f"{path}: is not COCO results: it must be a list")
-    for number, entry in enumerate(content):
-        missing = needed - set(entry) if isinstance(entry, dict) else needed
-        if missing:
-            raise InputError(f"{path}: result {number} lacks {', '.join(sorted(missing))}")
+    try:
+        deque(map(itemgetter(*_NEEDED), content), maxlen=0)
+    except (KeyError, TypeError):
+        for number, entry in enumerate(content):
+            missing = set(_NEEDED).difference(entry if isinstance(entry, dict) else ())
+            if missing:
+                raise InputError(
+                    f"{path}: result {number} lacks {', '.join(sorted(missing))}"
+                ) from None
     return content
+
+
+def boxes_of(results: Sequence[Result]) -> npt.NDArray[np.float64]:
+    """Boxes of results that have four numbers each, shape (results, 4)."""
+    numbers = chain.from_iterable(map(itemgetter("bbox"), results))
+    return np.fromiter(numbers, np.float64, 4 * len(results)).reshape(-1, 4)
 
 
 def read_judgements(path: Path) -> ImageProbabilities | ImageSuspicion:

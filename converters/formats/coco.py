@@ -7,15 +7,17 @@ instance out of the evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converters.dataset import Dataset, Image, Instance
+import numpy as np
+
+from converters.dataset import Box, Dataset, Image, Instance
 from converters.errors import InputError
 from converters.files import read_json, write_json
 from converters.geometry import rle_from_segmentation, segmentation_from_region
-from converters.rle import tight_box
+from converters.rle import Rle, are_filled, tight_boxes
 
 
 def to_coco(dataset: Dataset, *, licence: str = "") -> dict[str, Any]:
@@ -87,15 +89,21 @@ def read_coco(path: Path, images_folder: Path) -> Dataset:
             for entry in content["images"]
         }
         for entry in content["annotations"]:
-            image_id = int(entry["image_id"])
-            if image_id not in instances:
-                raise InputError(f"{path}: annotation {entry['id']} names unknown image {image_id}")
-            category_id = int(entry["category_id"])
-            if category_id not in names:
+            if int(entry["image_id"]) not in instances:
                 raise InputError(
-                    f"{path}: annotation {entry['id']} names unknown category {category_id}"
+                    f"{path}: annotation {entry['id']} names unknown image {entry['image_id']}"
                 )
-            instances[image_id].append(_instance(path, entry, names, sizes[image_id]))
+            if int(entry["category_id"]) not in names:
+                raise InputError(
+                    f"{path}: annotation {entry['id']} names unknown category "
+                    f"{entry['category_id']}"
+                )
+        for entry, (box, mask) in zip(
+            content["annotations"], _shapes(path, content["annotations"], sizes), strict=True
+        ):
+            instances[int(entry["image_id"])].append(
+                Instance(names[int(entry["category_id"])], box, mask, int(entry["id"]))
+            )
         images = tuple(
             Image(
                 file_name=str(entry["file_name"]),
@@ -131,19 +139,38 @@ def _annotation(dataset: Dataset, image: Image, instance: Instance) -> dict[str,
     return annotation
 
 
-def _instance(
-    path: Path, entry: Mapping[str, Any], names: dict[int, str], size: tuple[int, int]
-) -> Instance:
-    category = names[int(entry["category_id"])]
+def _shapes(
+    path: Path, entries: Sequence[Mapping[str, Any]], sizes: Mapping[int, tuple[int, int]]
+) -> Iterator[tuple[Box, Rle | None]]:
+    """Box and mask of every annotation; the box is the mask's where there is one."""
+    masks = [_mask(path, entry, sizes[int(entry["image_id"])]) for entry in entries]
+    there = [mask for mask in masks if mask is not None]
+    if not _are_filled(there):
+        for entry, mask in zip(entries, masks, strict=True):
+            if mask is not None and not _are_filled([mask]):
+                raise _cannot_be_rasterised(path, entry, "its runs do not fill the image")
+    boxes = iter(tight_boxes(there).tolist())
+    for entry, mask in zip(entries, masks, strict=True):
+        x, y, w, h = map(float, entry["bbox"]) if mask is None else map(int, next(boxes))
+        if mask is not None and w * h == 0:
+            raise _cannot_be_rasterised(path, entry, "empty mask")
+        yield (x, y, w, h), mask
+
+
+def _are_filled(masks: Sequence[Rle]) -> bool:
+    sizes = np.array([mask["size"] for mask in masks], np.int64).reshape(-1, 2)
+    return are_filled([mask["counts"] for mask in masks], sizes.prod(axis=1))
+
+
+def _mask(path: Path, entry: Mapping[str, Any], size: tuple[int, int]) -> Rle | None:
     segmentation = entry.get("segmentation")
     if not segmentation:
-        x, y, w, h = (float(value) for value in entry["bbox"])
-        return Instance(category, (x, y, w, h), None, int(entry["id"]))
+        return None
     try:
-        mask = rle_from_segmentation(segmentation, *size)
-        box = tight_box(mask)
+        return rle_from_segmentation(segmentation, *size)
     except ValueError as error:
-        raise InputError(
-            f"{path}: annotation {entry['id']} cannot be rasterised ({error}): correct it"
-        ) from error
-    return Instance(category, box, mask, int(entry["id"]))
+        raise _cannot_be_rasterised(path, entry, error) from error
+
+
+def _cannot_be_rasterised(path: Path, entry: Mapping[str, Any], why: object) -> InputError:
+    return InputError(f"{path}: annotation {entry['id']} cannot be rasterised ({why}): correct it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -109,10 +110,9 @@ def test_one_tile_under_several_exposures_is_on_one_side(converted) -> None:
 
 
 def test_others_load_it_with_the_same_number_of_instances(converted) -> None:
+    import_module("toolkit.detect")  # first: ultralytics with its downloads and settings off
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
-
-    import toolkit.detect  # noqa: F401  (ultralytics with its downloads and settings off)
 
     _, _, dest = converted
     data = check_det_dataset(str(dest / "data.yaml"))

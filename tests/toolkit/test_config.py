@@ -6,6 +6,7 @@ import pytest
 
 from converters.errors import InputError
 from toolkit import config as configs
+from toolkit.commands import COMMANDS
 from toolkit.config import ConvertConfig, FinetuneYoloConfig, build, to_yaml
 
 REQUIRED = {"source": "a", "dest": "b"}
@@ -73,13 +74,18 @@ def test_a_frozen_network_needs_weights() -> None:
 
 
 def test_every_field_of_every_command_is_described() -> None:
-    classes = [c for c in vars(configs).values() if isinstance(c, type)]
-    commands = [c for c in classes if issubclass(c, configs.Config) and c is not configs.Config]
-    assert len(commands) >= 8
+    names = [n for n in configs.__all__ if n.endswith("Config") and n != "Config"]
+    commands = [getattr(configs, name) for name in names]
+    assert {command.config for command in COMMANDS.values()} <= set(names)
     for command in commands:
         assert command.__doc__
         for name, field in command.model_fields.items():
             assert field.description, f"{command.__name__}.{name}"
+
+
+def test_a_name_that_is_no_configuration_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="'NoConfig'"):
+        configs.NoConfig  # noqa: B018
 
 
 def test_presets_are_valid() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 """Shape (images, categories, 3): detections that found a defect, detections, defects."""
 
 _RECALLS = np.linspace(0, 1, 101)
-_CELLS = 1 << 20  # of one array of (detections, weightings): what a processor keeps at hand
+_CELLS = 1 << 22  # of one array of (detections, weightings): 16 MiB
 _EPSILON = np.spacing(1)
 _WIDE = 32  # weightings from which rows are gone through one by one
 
@@ -55,15 +56,14 @@ def average_precision(
     resampled = np.ascontiguousarray(weights[1:].T, dtype=np.float32)
     for category, found in enumerate(matches):
         step = max(1, _CELLS // max(1, found.scores.size))
+        parts = [slice(start, start + step) for start in range(0, resampled.shape[1], step)]
         for row, size in enumerate(chosen):
             if not found.instances[size].any():
                 continue
             result[row, :1, :, category] = _precision(found, size, exact)
-            for start in range(0, resampled.shape[1], step):
-                columns = slice(start, start + step)
-                part = np.ascontiguousarray(resampled[:, columns])
-                into = slice(1 + start, 1 + start + part.shape[1])
-                result[row, into, :, category] = _precision(found, size, part)
+            of_resamples = result[row, 1:, :, category]
+            for part in parts:
+                of_resamples[part] = _precision(found, size, resampled[:, part])
     return result
 
 
@@ -87,16 +87,16 @@ def average_recall(
         shape (W, categories), 0 to 1; NaN where a category has no such instance.
     """
     index = list(SIZES).index(size)
-    drawn = weights.astype(np.float64, copy=False)
-    result = np.full((len(weights), len(matches)), np.nan)
+    found_on, there_on = np.empty((2, weights.shape[1], len(matches)))
     for category, found in enumerate(matches):
         hits = found.found[index].sum(axis=0, dtype=np.float64)
         if most is not None:
             hits = np.where(found.rank < most, hits, 0.0)
         images = found.instances[index]
-        of_images = np.bincount(found.image, weights=hits, minlength=images.size)
-        result[:, category] = divide(drawn @ of_images, len(IOUS) * (drawn @ images))
-    return result
+        found_on[:, category] = np.bincount(found.image, weights=hits, minlength=images.size)
+        there_on[:, category] = images
+    drawn = weights.astype(np.float64, copy=False)
+    return divide(drawn @ found_on, len(IOUS) * (drawn @ there_on))
 
 
 @dataclass(frozen=True)
@@ -108,22 +108,24 @@ class _Steps:
         table: number of recalls up to hits / instances, at ``base + hits``.
     """
 
-    base: npt.NDArray[np.int32]
-    table: npt.NDArray[np.int32]
+    base: npt.NDArray[np.intp]
+    table: npt.NDArray[np.floating]
 
     @classmethod
-    def of(cls, instances: npt.NDArray[np.int64]) -> _Steps:
+    def of(cls, instances: npt.NDArray[np.int64], dtype: np.dtype[np.floating]) -> _Steps:
         """For the instances that each weighting counts, shape (weightings,)."""
         totals, column = np.unique(instances, return_inverse=True)
         recalls = [np.arange(total + 1) / max(1, total) for total in totals.tolist()]
         sizes = np.array([recall.size for recall in recalls])
         starts = np.cumsum(sizes) - sizes
         passed = np.searchsorted(_RECALLS, np.concatenate(recalls), side="right")
-        return cls(starts[column].astype(np.int32), passed.astype(np.int32))
+        return cls(starts[column], passed.astype(dtype))
 
 
 def _precision(found: Matches, size: int, drawn: _Columns) -> npt.NDArray[np.float64]:
     """Average precision on each column, shape (weightings, 10).
+
+    Precision is wanted only where something is found, at any IoU, so only there is it summed.
 
     Args:
         found: of a category.
@@ -131,62 +133,77 @@ def _precision(found: Matches, size: int, drawn: _Columns) -> npt.NDArray[np.flo
         drawn: how often each image counts, shape (images, weightings).
     """
     instances = np.rint(found.instances[size].astype(drawn.dtype) @ drawn).astype(np.int64)
-    steps = _Steps.of(instances)
+    steps = _Steps.of(instances, drawn.dtype)
+    result = np.zeros((drawn.shape[1], len(IOUS)))
+    (places,) = np.nonzero(found.found[size].any(axis=0))
     usual = found.ignored[size, 0]
-    (counted,) = np.nonzero(~usual)
-    before = _running(drawn[found.image[counted]])
-    result = np.empty((drawn.shape[1], len(IOUS)))
+    hits, detections = drawn[found.image[places]], _until(found, ~usual, places, drawn)
     for index, (found_here, ignored) in enumerate(
         zip(found.found[size], found.ignored[size], strict=True)
     ):
-        (hits,) = np.nonzero(found_here)
-        detections = _until(before, counted, hits)
-        # What is ignored at another IoU hardly differs: only the difference is added up.
-        for sign, changed in ((1, usual & ~ignored), (-1, ignored & ~usual)):
-            if changed.any():
-                (rows,) = np.nonzero(changed)
-                sums = _running(drawn[found.image[rows]])
-                detections = detections + sign * _until(sums, rows, hits)
-        result[:, index] = _area(_running(drawn[found.image[hits]]), detections, steps)
+        (here,) = np.nonzero(found_here[places])
+        if here.size:
+            below = detections[here]
+            # What is ignored at another IoU hardly differs: only the difference is added up.
+            for combine, changed in ((np.add, usual & ~ignored), (np.subtract, ignored & ~usual)):
+                if changed.any():
+                    combine(below, _until(found, changed, places[here], drawn), out=below)
+            result[:, index] = _area(_running(hits[here]), below, steps)
     result[instances == 0] = np.nan
     return result
 
 
-def _until(sums: _Columns, rows: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> _Columns:
-    """Running sums over some rows, up to and with each place."""
-    last = np.searchsorted(rows, places, side="right") - 1
-    taken = sums[np.maximum(last, 0)] if len(sums) else np.zeros((len(places), sums.shape[1]))
-    if (last < 0).any():
-        taken[last < 0] = 0
-    return taken
+def _until(
+    found: Matches, counted: npt.NDArray[np.bool_], places: npt.NDArray[np.int64], drawn: _Columns
+) -> _Columns:
+    """How many of the detections count, up to and with each place, shape (places, weightings)."""
+    (rows,) = np.nonzero(counted)
+    ends = np.searchsorted(rows, places, side="right")
+    drawn = drawn[found.image[rows[: ends.max(initial=0)]]]
+    sums = np.zeros((places.size, drawn.shape[1]), drawn.dtype)
+    if drawn.shape[1] < _WIDE:
+        sums[ends > 0] = _running(drawn)[ends[ends > 0] - 1]
+        return sums
+    start = 0
+    for place, end in enumerate(ends.tolist()):
+        if end > start:
+            np.add.reduce(drawn[start:end], axis=0, out=sums[place])
+        start = end
+    return _running(sums)
 
 
 def _area(hits: _Columns, detections: _Columns, steps: _Steps) -> npt.NDArray[np.float64]:
-    """Area under the envelope of precision, from running sums at the detections that hit."""
-    if not len(hits):
-        return np.zeros(hits.shape[1])
-    passed = steps.table[steps.base + hits.astype(np.int32)]
-    precision = hits / (detections + hits.dtype.type(_EPSILON))
+    """Area under the envelope of precision, from running sums at the detections that hit.
+
+    Both arrays may be overwritten.
+    """
+    index = hits.astype(np.intp)
+    index += steps.base
+    # Without "wrap", which nothing here needs, numpy looks at every index once more.
+    passed = steps.table.take(index, mode="wrap")
+    detections += hits.dtype.type(_EPSILON)
+    precision = np.divide(hits, detections, out=hits)
     if precision.shape[1] < _WIDE:
         precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     else:
         for row in range(len(precision) - 2, -1, -1):
             np.maximum(precision[row], precision[row + 1], out=precision[row])
-    precision[1:] *= np.diff(passed, axis=0)
-    precision[0] *= passed[0]
-    total: npt.NDArray[np.float64] = precision.sum(axis=0, dtype=np.float64)
+    newly = detections
+    newly[0] = passed[0]
+    np.subtract(passed[1:], passed[:-1], out=newly[1:])
+    total: npt.NDArray[np.float64] = np.einsum("ij,ij->j", precision, newly)
     return total / _RECALLS.size
 
 
 def _running(rows: _Columns) -> _Columns:
-    """Running sums down the rows, which may be overwritten.
+    """Running sums down the rows, which are overwritten.
 
     Row by row, where rows are wide, is faster than np.cumsum.
     """
     if rows.shape[1] < _WIDE:
         return np.add.accumulate(rows, axis=0, out=rows)
-    for row in range(1, len(rows)):
-        np.add(rows[row], rows[row - 1], out=rows[row])
+    for before, row in pairwise(rows):
+        np.add(before, row, row)
     return rows
 
 

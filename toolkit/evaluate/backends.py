@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 from converters.dataset import Dataset
-from toolkit.evaluate import matching, reference
+from toolkit.evaluate import matching
 from toolkit.evaluate.matching import MAX_DETECTIONS, Kind, Matches
 from toolkit.predictions import Result
 
@@ -16,8 +16,6 @@ Backend: TypeAlias = Literal["arrays", "pycocotools"]
 
 Matcher: TypeAlias = Callable[[Dataset, Sequence[Result], Kind], list[Matches]]
 """Matches by category of results on a split."""
-
-_MATCH = {"arrays": matching.match, "pycocotools": reference.match}
 
 
 def matcher(
@@ -30,4 +28,7 @@ def matcher(
         iou: IoU from which a detection counts as found in F1, above 0 and below 1.
         max_detections: that count per image and category, the surest.
     """
-    return partial(_MATCH[backend], iou=iou, max_detections=max_detections)
+    match = matching.match
+    if backend == "pycocotools":
+        from toolkit.evaluate.reference import match  # brings COCOeval, which takes its time
+    return partial(match, iou=iou, max_detections=max_detections)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from numbers import Integral, Real
@@ -10,13 +11,11 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
-from toolkit.predictions import ImageProbabilities, PredictionCard, Result
-
-_RLES = 1 << 14  # masks that are decoded together
+from converters.rle import are_filled
+from toolkit.predictions import ImageProbabilities, PredictionCard, Result, boxes_of
 
 
 def check_results(dataset: Dataset, results: Sequence[Result], where: str) -> None:
@@ -103,11 +102,13 @@ def check_images(dataset: Dataset, file_names: Sequence[str], where: str) -> Non
 
 def count_duplicates(results: Sequence[Result]) -> int:
     """Results that say again what another said: same image, category, box and score."""
-    said = {
+    times = Counter(result["score"] for result in results)
+    said = [
         (result["image_id"], result["category_id"], tuple(result["bbox"]), result["score"])
         for result in results
-    }
-    return len(results) - len(said)
+        if times[result["score"]] > 1
+    ]
+    return len(said) - len(set(said))
 
 
 def are_boxes_given(results: Sequence[Result], card: PredictionCard | None) -> bool:
@@ -191,7 +192,7 @@ def _are_plain(
         return False
     if not set(map(type, chain.from_iterable(boxes))) <= {int, float}:
         return False
-    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    corners = boxes_of(results)
     in_range = (kinds >= 1) & (kinds <= categories) & (scores >= 0) & (scores <= 1)
     if not in_range.all() or not np.isfinite(corners).all() or (corners[:, 2:] < 0).any():
         return False
@@ -209,71 +210,11 @@ def _fill(rles: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> bool:
     if set(map(type, rles)) != {dict}:
         return False
     counts = [rle.get("counts") for rle in rles]
-    if set(map(type, counts)) != {str} or not all(map(str.isascii, counts)):
+    if set(map(type, counts)) != {str}:
         return False
     if any(tuple(rle.get("size", ())) != size for rle, size in zip(rles, sizes, strict=True)):
         return False
-    areas = np.array(sizes, np.int64).prod(axis=1)
-    for start in range(0, len(counts), _RLES):
-        part = slice(start, start + _RLES)
-        totals = run_totals(counts[part])
-        if totals is None or not np.array_equal(totals, areas[part]):
-            return False
-    return True
-
-
-def run_totals(counts: Sequence[str]) -> npt.NDArray[np.int64] | None:
-    """Pixels that the runs of compressed RLEs add up to, or None where one is no such text.
-
-    The code is LEB128 with 6 bits per character (5 of data, 1 that says "goes on"), signed, and
-    from the fourth number on the difference to the one before the last (``rleFrString`` in
-    https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c).
-
-    Args:
-        counts: ASCII texts.
-
-    Returns:
-        shape (len(counts),); None, too, where a run is negative or longer than any image.
-    """
-    codes = np.frombuffer("".join(counts).encode("ascii"), dtype=np.uint8) - np.uint8(48)
-    sizes = np.fromiter(map(len, counts), np.int64, len(counts))
-    if sizes.min() == 0 or codes.max() > 63:  # what lies below the code has wrapped around
-        return None
-    ends = np.flatnonzero(codes < 32)
-    last = np.searchsorted(ends, np.cumsum(sizes) - 1)
-    if last[-1] == ends.size or (ends[last] != np.cumsum(sizes) - 1).any():
-        return None
-    lengths = np.diff(ends, prepend=-1)
-    if lengths.max() > 8:  # more than 40 bits: no image has such a run
-        return None
-    values = _numbers(codes, ends, lengths)
-    first = np.concatenate([[0], last[:-1] + 1])
-    numbers = np.diff(np.append(first, values.size))
-    place = np.arange(values.size) - np.repeat(first, numbers)
-    for of_these in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
-        # Sums run on over all texts: what the texts before had added up to is taken off again.
-        (chosen,) = np.nonzero(of_these)
-        sums = np.cumsum(values[chosen])
-        starts = np.searchsorted(chosen, first)
-        before = np.concatenate([[0], sums])[starts]
-        values[chosen] = sums - np.repeat(before, np.diff(np.append(starts, chosen.size)))
-    totals: npt.NDArray[np.int64] = np.add.reduceat(values, first)
-    return None if values.min() < 0 else totals
-
-
-def _numbers(
-    codes: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """The numbers that end at some codes: 5 bits each, the lowest first, the highest a sign."""
-    starts = ends - lengths + 1
-    values: npt.NDArray[np.int64] = (codes[starts] & 31).astype(np.int64)
-    rows = np.arange(values.size)
-    for index in range(1, int(lengths.max())):
-        rows = rows[lengths[rows] > index]
-        values[rows] |= (codes[starts[rows] + index] & 31).astype(np.int64) << (5 * index)
-    negative = (codes[ends] & 16) != 0
-    values[negative] -= np.int64(1) << (5 * lengths[negative])
-    return values
+    return are_filled(counts, np.array(sizes, np.int64).prod(axis=1))
 
 
 def _is_finite(value: object) -> bool:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from converters.dataset import Dataset
+from converters.dataset import Dataset, areas
 from converters.geometry import rle_from_instance
 from converters.rle import Rle
-from toolkit.predictions import Result
+from toolkit.predictions import Result, boxes_of
 
 Kind: TypeAlias = Literal["box", "mask"]
 """What overlaps: boxes or masks."""
@@ -155,7 +155,7 @@ def truth_in_columns(dataset: Dataset, kind: Kind) -> Shapes:
         np.array([row for row, _, _ in pairs], np.int64),
         np.array([number[instance.category] for _, _, instance in pairs], np.int64),
         np.array([instance.box for _, _, instance in pairs], np.float64).reshape(-1, 4),
-        np.array([instance.area for _, _, instance in pairs], np.float64),
+        np.array(areas([instance for _, _, instance in pairs]), np.float64),
         np.zeros(len(pairs)),
         rles,
     )
@@ -164,10 +164,10 @@ def truth_in_columns(dataset: Dataset, kind: Kind) -> Shapes:
 def results_in_columns(dataset: Dataset, results: Sequence[Result], kind: Kind) -> Shapes:
     """Detections, with masks for the kind that needs them; their areas are those of their boxes."""
     row = {image.id: index for index, image in enumerate(dataset.images)}
-    box = np.array([result["bbox"] for result in results], np.float64).reshape(-1, 4)
+    box = boxes_of(results)
     return Shapes(
         np.array([row[result["image_id"]] for result in results], np.int64),
-        np.array([result["category_id"] - 1 for result in results], np.int64),
+        np.array([result["category_id"] for result in results], np.int64) - 1,
         box,
         box[:, 2] * box[:, 3],
         np.array([result["score"] for result in results], np.float64),

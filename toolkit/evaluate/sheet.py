@@ -35,9 +35,9 @@ class Sheet:
         self.good = np.array([image.is_good for image in dataset.images], np.bool_)
         self._labels = dataset.image_labels()
         self._photographs = dataset.photographs()
+        on_images = [image.labels for image in dataset.images]
         self._images_with = {
-            name: np.array([name in image.labels for image in dataset.images])
-            for name in dataset.categories
+            name: np.array([name in labels for labels in on_images]) for name in dataset.categories
         }
         # On a resample without a category there is nothing to find, so nothing to score.
         self._there = {

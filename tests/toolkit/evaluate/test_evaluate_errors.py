@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any, cast
 
-import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from converters.dataset import Dataset
 from converters.errors import InputError
 from toolkit.evaluate import score
-from toolkit.evaluate.checks import count_duplicates, run_totals
+from toolkit.evaluate.checks import count_duplicates
 from toolkit.predictions import PredictionCard, Result
 
 MakeScene = Callable[..., tuple[Dataset, list[Result]]]
@@ -118,31 +116,3 @@ def test_duplicates_are_counted(make_scene: MakeScene) -> None:
     _, results = make_scene(0)
     assert count_duplicates(results) == 0
     assert count_duplicates([*results, *results[:3]]) == 3
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_runs_of_compressed_rles_add_up(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, 40, 30)
-    runs = [rng.integers(0, rng.choice([3, 50, 70_000]), length) for length in lengths]
-    texts = [
-        coco_mask.frPyObjects({"size": [1, int(each.sum())], "counts": each.tolist()}, 1, 1)[
-            "counts"
-        ].decode()
-        for each in runs
-    ]
-    np.testing.assert_array_equal(run_totals(texts), [each.sum() for each in runs])
-
-
-@pytest.mark.parametrize(
-    "counts",
-    [
-        "",
-        "0p",  # goes on beyond the end
-        "0" + "P" * 9 + "0",  # longer than any image's runs
-        "0 ",  # below the code
-        "0@",  # a negative run
-    ],
-)
-def test_text_that_is_no_runs_is_seen_among_others(counts: str) -> None:
-    assert run_totals(["04", counts, "04"]) is None

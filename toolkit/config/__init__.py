@@ -1,0 +1,79 @@
+"""One typed configuration per command, filled from YAML and from flags alike.
+
+Every command is a function that takes one of these, so a notebook does what the terminal does::
+
+    finetune_sam(FinetuneSamConfig(data="dataset", out="runs/sam", epochs=5))
+
+The docstring under a field is its help text on the command line. A module is imported when one of
+its configurations is asked for: a command builds its own, not everybody's.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from toolkit.config.base import Config, build, to_yaml
+
+if TYPE_CHECKING:
+    from toolkit.config.data import CheckConfig, ConvertConfig, SynthConfig
+    from toolkit.config.evaluate import CompareConfig, EvaluateConfig, ReportConfig, ScoringConfig
+    from toolkit.config.finetune import (
+        FinetuneClassifierConfig,
+        FinetuneSamConfig,
+        FinetuneYoloConfig,
+    )
+    from toolkit.config.predict import DemoConfig, PredictConfig
+    from toolkit.config.pretrain import (
+        PretrainClassifierConfig,
+        PretrainConfig,
+        PretrainSamConfig,
+        PretrainYoloConfig,
+    )
+
+__all__ = [
+    "CheckConfig",
+    "CompareConfig",
+    "Config",
+    "ConvertConfig",
+    "DemoConfig",
+    "EvaluateConfig",
+    "FinetuneClassifierConfig",
+    "FinetuneSamConfig",
+    "FinetuneYoloConfig",
+    "PredictConfig",
+    "PretrainClassifierConfig",
+    "PretrainConfig",
+    "PretrainSamConfig",
+    "PretrainYoloConfig",
+    "ReportConfig",
+    "ScoringConfig",
+    "SynthConfig",
+    "build",
+    "to_yaml",
+]
+
+_HOMES = {
+    "CheckConfig": "data",
+    "ConvertConfig": "data",
+    "SynthConfig": "data",
+    "CompareConfig": "evaluate",
+    "EvaluateConfig": "evaluate",
+    "ReportConfig": "evaluate",
+    "ScoringConfig": "evaluate",
+    "FinetuneClassifierConfig": "finetune",
+    "FinetuneSamConfig": "finetune",
+    "FinetuneYoloConfig": "finetune",
+    "DemoConfig": "predict",
+    "PredictConfig": "predict",
+    "PretrainClassifierConfig": "pretrain",
+    "PretrainConfig": "pretrain",
+    "PretrainSamConfig": "pretrain",
+    "PretrainYoloConfig": "pretrain",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

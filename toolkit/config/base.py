@@ -1,0 +1,100 @@
+"""What all configurations have in common, and how they are filled."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from converters.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+NotNegativeNumber = Annotated[float, Field(ge=0)]
+ImageSize = Annotated[int, Field(ge=32, le=8192)]
+
+
+class Config(BaseModel):
+    """Immutable, with unknown fields refused and field docstrings as descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+def check_stride(image_size: int) -> None:
+    """Raise ValueError unless YOLO-World can take pictures of this size."""
+    if image_size % 32:
+        near = max(32, round(image_size / 32) * 32)
+        raise ValueError(f"image_size: {image_size} is not a multiple of 32: try {near}")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def build(config: type[C], file: Path | None, flags: Mapping[str, Any]) -> C:
+    """Fill a configuration from a YAML file, then from flags, which win.
+
+    Args:
+        config: the class to fill.
+        file: YAML mapping of field names to values; None for none.
+        flags: values by field name, as text or typed.
+
+    Raises:
+        InputError: a field is unknown (with the nearest right one), missing or ill-typed.
+    """
+    values = {} if file is None else _read_yaml(file)
+    where = "" if file is None else f"{file}: "
+    unknown = [name for name in values if name not in config.model_fields]
+    unknown += [name for name in flags if name not in config.model_fields]
+    if unknown:
+        raise InputError(f"{where}{_unknown(unknown[0], config)}")
+    try:
+        return config.model_validate({**values, **flags})
+    except ValidationError as error:
+        raise InputError(f"{where}{_first_problem(error)}") from error
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML that ``build`` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such configuration file") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: is not readable YAML ({reason})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: must map field names to values")
+    return {str(name).replace("-", "_"): value for name, value in content.items()}
+
+
+def _unknown(name: str, config: type[Config]) -> str:
+    nearest = difflib.get_close_matches(name, config.model_fields, n=1, cutoff=0.5)
+    hint = (
+        f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(config.model_fields)}"
+    )
+    return f"unknown field {name!r}: {hint}"
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"field {field!r} is missing: give it"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"field {field!r}: {message}, not {problem['input']!r}"

@@ -1,0 +1,93 @@
+"""Configurations of the commands that make and check dataset folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from toolkit.config.base import Config, Fraction, NotNegative, Positive
+
+
+class ConvertConfig(Config):
+    """Read a folder of pictures and masks; write a dataset folder (COCO), split for training."""
+
+    source: Path
+    """Folder of pictures and masks, in one of the layouts."""
+    dest: Path
+    """Dataset folder to make; must not exist, or be empty."""
+    layout: Literal["auto", "mvtec", "magnetic_tile"] = "auto"
+    """How the source is laid out; auto looks at its folders."""
+    classes: Literal["defect", "category-defect", "single"] = "defect"
+    """Name classes by the defect, by product category and defect, or all of them "defect"."""
+    instances: Literal["component", "image"] = "component"
+    """One instance per 8-connected component of a mask, or per mask."""
+    merge_distance: Annotated[float, Field(ge=0)] = 0
+    """Join components whose gap is at most this many pixels."""
+    split: Literal["stratified", "folds", "general", "hard"] = "stratified"
+    """Protocol: fractions per class; K folds; M known defects; one known defect type."""
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
+    """Shares of train, val and test (stratified; for general and hard, of what is known)."""
+    folds: Annotated[int, Field(ge=3)] = 5
+    """Number of folds (folds): each defect image is held out exactly once."""
+    shots: Positive = 10
+    """Defect images that are known, train and val together (general)."""
+    known: str | None = None
+    """The defect type that is known (hard); all others are test."""
+    near_duplicates: bool = True
+    """Keep pictures of the same photograph on one side of the split."""
+    seed: NotNegative = 0
+    """Seed of the split."""
+    yolo: bool = False
+    """Also write YOLO labels (labels/, data.yaml), good pictures as background images."""
+    skip_invalid: bool = False
+    """Leave out files that cannot be used, and list them in the card, instead of stopping."""
+    name: str | None = None
+    """Name of the dataset; the source folder's by default."""
+    workers: NotNegative = 0
+    """Threads that read files; 0 means one per core."""
+
+    @model_validator(mode="after")
+    def _fractions_add_up(self) -> ConvertConfig:
+        if abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions: {self.fractions} must add up to 1")
+        if self.split == "hard" and self.known is None:
+            raise ValueError("known: a hard split needs the defect type that is known")
+        return self
+
+
+class CheckConfig(Config):
+    """List what is wrong with a dataset folder, or with a source before it is converted."""
+
+    dataset: Path
+    """Dataset folder, or a source folder in one of the layouts."""
+    near_duplicates: bool = True
+    """Also look for pictures of one photograph on two sides of a split."""
+    strict: bool = False
+    """Exit with 1 on warnings too, not on errors alone."""
+
+
+class SynthConfig(Config):
+    """Write procedural pictures of surfaces with defects, in the MVTec layout."""
+
+    dest: Path
+    """Folder to make; must not exist, or be empty."""
+    category: str = "synth"
+    """Name of the product category, which is the folder below dest."""
+    surface: str | None = None
+    """Texture family; drawn by the seed where not given."""
+    defects: tuple[str, ...] = ()
+    """Kinds of defects; all of them where not given."""
+    train_good: NotNegative = 40
+    """Good pictures in train/."""
+    test_good: NotNegative = 10
+    """Good pictures in test/."""
+    per_defect: Positive = 10
+    """Pictures of each kind of defect (of the most frequent one with long_tail)."""
+    long_tail: Annotated[float, Field(ge=1)] | None = None
+    """Ratio between the most frequent and the rarest kind; all equal where not given."""
+    size: Annotated[int, Field(ge=32, le=4096)] = 256
+    """Width and height in pixels."""
+    seed: NotNegative = 0
+    """Seed; the same seed gives the same files."""

@@ -1,0 +1,59 @@
+"""Configurations of prediction, and of the walk from pictures to figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from toolkit.config.base import Config, Device, Fraction, ImageSize, NotNegative, Positive
+
+
+class PredictConfig(Config):
+    """Find defects with a detector, outline them with a segmenter, write COCO results."""
+
+    source: Path
+    """Dataset folder, a folder of pictures, or one picture."""
+    out: Path
+    """Folder to write predictions/ into: a run folder, or a new one."""
+    detector: Path | None = None
+    """Run of `finetune yolo`, or "starter", which finds "defect" on pictures that it has never been
+    trained for; without one, ground-truth boxes prompt the segmenter."""
+    segmenter: Path | None = None
+    """Run of `finetune sam`, or "starter"; without one, predictions are boxes."""
+    fold: NotNegative | None = None
+    """Fold of the dataset, where it has folds."""
+    splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
+    """Splits of the dataset to predict on."""
+    confidence: Fraction = 0.001
+    """Lowest score that is kept."""
+    max_detections: Positive = 100
+    """Most detections per picture."""
+    overlays: bool = False
+    """Also draw the predictions into overlays/."""
+    overlay_threshold: Fraction = 0.25
+    """Lowest score that overlays show."""
+    device: Device = "auto"
+    """auto, cpu, mps, cuda or cuda:N."""
+    batch: Positive = 16
+    """Pictures per detector call."""
+
+
+class DemoConfig(Config):
+    """Walk the whole path on procedural pictures: synth to evaluated, outlined defects."""
+
+    out: Path = Path("demo")
+    """Folder to make."""
+    data: Path | None = None
+    """Source folder to walk with instead of procedural pictures."""
+    weights: Literal["starter", "none"] = "starter"
+    """What both models start from: our pretrained weights, or random ones."""
+    image_size: ImageSize = 160
+    """Pixels of the longer side that YOLO-World sees; a multiple of 32."""
+    yolo_epochs: Positive | None = None
+    """Passes of YOLO-World over the training images; by default 30, from random weights 50."""
+    sam_epochs: Positive | None = None
+    """Passes of SAM over the training instances; by default 10, from random weights 40."""
+    seed: NotNegative = 0
+    """Seed of everything random."""
+    device: Device = "auto"
+    """auto, cpu, mps, cuda or cuda:N."""
