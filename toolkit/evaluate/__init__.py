@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from converters.collector import uncollected
 from converters.dataset import Dataset
 from converters.errors import InputError
 from converters.files import write_json
@@ -126,6 +127,7 @@ def compare(config: CompareConfig) -> Comparison:
     return comparison
 
 
+@uncollected()
 def _sheet(config: ScoringConfig, fold: int | None, sources: Sequence[Source]) -> Sheet:
     """Score what lies at some sources, each on its own fold."""
     if len({source.judged for source in sources}) > 1:
