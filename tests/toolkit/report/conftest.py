@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ from toolkit.report import panels
 from toolkit.runs import RunFolder
 
 MakeRun = Callable[..., Path]
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+    *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
 
 
 def perfect(dataset: Dataset, *, given: bool = False) -> list[Result]:
@@ -140,3 +150,59 @@ def wrong_twice(dataset: Dataset) -> ImageProbabilities:
     bad, good = next(i for i, t in enumerate(truth) if t), truth.index(0)
     values[bad], values[good] = (0.7, 0.2, 0.1), (0.25, 0.15, 0.6)
     return ImageProbabilities(classes, tuple(i.file_name for i in dataset.images), values)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine")
+    # Chromium is spoken to through a pipe, so that no socket is needed.
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=CHROMIUM, chromium_sandbox=False, args=FLAGS
+        )
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page that was opened, and what it asked for and complained of."""
+
+    def __init__(self, browser: Any, file: Path, width: int, scheme: str = "light") -> None:
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        size = {"width": width, "height": 800}
+        self.page = browser.new_page(viewport=size, color_scheme=scheme)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(file.as_uri())
+
+    def wait_for(self, condition: str) -> None:
+        """Ask until it holds; playwright's own way evaluates text, which the page forbids."""
+        for _ in range(100):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(condition)
+
+    def enlarged(self) -> bool:
+        return bool(self.page.evaluate("document.getElementById('enlarged').open"))
+
+    def see_everything(self) -> None:
+        """Open what is folded and scroll down, so that lazy pictures come, and all of them do."""
+        page = self.page
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        height = page.evaluate("document.documentElement.scrollHeight")
+        for top in range(0, height, 700):
+            page.evaluate(f"window.scrollTo(0, {top})")
+            page.wait_for_timeout(30)  # as long as it takes to be drawn
+        broken = "[...document.images].filter((one) => one.closest('li') && !one.naturalWidth)"
+        self.wait_for(f"{broken}.length === 0")
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Callable[..., Visit]:
+    """Open a page file at a width; one more argument chooses "light" or "dark"."""
+    return partial(Visit, browser)

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from toolkit.config import ReportConfig
 from toolkit.report.page import report
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-FLAGS = [
-    *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    # Chromium is spoken to through a pipe, so that no socket is needed.
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=CHROMIUM, chromium_sandbox=False, args=FLAGS
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -41,50 +15,20 @@ def page_file(make_run) -> Path:
     return report(ReportConfig(runs=(make_run(), make_run("outlines", "sam"))))
 
 
-class Visit:
-    """A page that was opened, and what it asked for and complained of."""
-
-    def __init__(self, browser: Any, file: Path, width: int, scheme: str = "light") -> None:
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        size = {"width": width, "height": 800}
-        self.page = browser.new_page(viewport=size, color_scheme=scheme)
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(file.as_uri())
-
-    def wait_for(self, condition: str) -> None:
-        """Ask until it holds; playwright's own way evaluates text, which the page forbids."""
-        for _ in range(100):
-            if self.page.evaluate(condition):
-                return
-            self.page.wait_for_timeout(50)
-        raise AssertionError(condition)
-
-    def enlarged(self) -> bool:
-        return bool(self.page.evaluate("document.getElementById('enlarged').open"))
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (375, "dark")])
-def test_nothing_is_asked_for_and_the_page_fits(browser, page_file, width, scheme) -> None:
-    visit = Visit(browser, page_file, width, scheme)
+def test_nothing_is_asked_for_and_the_page_fits(open_page, page_file, width, scheme) -> None:
+    visit = open_page(page_file, width, scheme)
     page = visit.page
-    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    height = page.evaluate("document.documentElement.scrollHeight")
-    for top in range(0, height, 700):  # lazy pictures come into view
-        page.evaluate(f"window.scrollTo(0, {top})")
+    visit.see_everything()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    broken = "[...document.images].filter((one) => one.closest('li') && !one.naturalWidth).length"
-    visit.wait_for(f"{broken} === 0")
     assert visit.complaints == []
     assert [url for url in visit.requests if not url.startswith("data:")] == [page_file.as_uri()]
     page.close()
 
 
 @pytest.mark.parametrize("width", [1280, 375])
-def test_a_click_enlarges_and_escape_closes(browser, page_file, width) -> None:
-    visit = Visit(browser, page_file, width)
+def test_a_click_enlarges_and_escape_closes(open_page, page_file, width) -> None:
+    visit = open_page(page_file, width)
     page = visit.page
     assert not visit.enlarged()
     page.locator("button.enlarge").first.click()
@@ -101,8 +45,8 @@ def test_a_click_enlarges_and_escape_closes(browser, page_file, width) -> None:
     page.close()
 
 
-def test_the_keyboard_alone_is_enough(browser, page_file) -> None:
-    visit = Visit(browser, page_file, 1280)
+def test_the_keyboard_alone_is_enough(open_page, page_file) -> None:
+    visit = open_page(page_file, 1280)
     page = visit.page
     for _ in range(40):
         page.keyboard.press("Tab")
@@ -124,8 +68,8 @@ def test_the_keyboard_alone_is_enough(browser, page_file) -> None:
     page.close()
 
 
-def test_print_opens_what_is_folded_and_leaves_controls_out(browser, page_file) -> None:
-    visit = Visit(browser, page_file, 1280)
+def test_print_opens_what_is_folded_and_leaves_controls_out(open_page, page_file) -> None:
+    visit = open_page(page_file, 1280)
     page = visit.page
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -137,8 +81,8 @@ def test_print_opens_what_is_folded_and_leaves_controls_out(browser, page_file) 
     page.close()
 
 
-def test_everything_has_a_name(browser, page_file) -> None:
-    visit = Visit(browser, page_file, 1280)
+def test_everything_has_a_name(open_page, page_file) -> None:
+    visit = open_page(page_file, 1280)
     page = visit.page
     for landmark in ("header", "nav", "main", "footer"):
         assert page.locator(landmark).count() == 1
