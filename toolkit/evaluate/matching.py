@@ -54,7 +54,9 @@ class Matches:
             at each IoU threshold.
         ignored: shape (A, T, D), whether the detection is neither right nor wrong, because what it
             found, or itself where it found nothing, is of another size.
-        found_at_iou: shape (D,), whether an instance was found at the IoU that F1 is asked for.
+        result: shape (D,), index of each among the results.
+        taken_at_iou: shape (D,), the instance that was found at the IoU that F1 is asked for,
+            counted over the images in their order; -1 for none.
         instances: shape (A, images), instances that count.
     """
 
@@ -63,8 +65,14 @@ class Matches:
     rank: npt.NDArray[np.int64]
     found: npt.NDArray[np.bool_]
     ignored: npt.NDArray[np.bool_]
-    found_at_iou: npt.NDArray[np.bool_]
+    result: npt.NDArray[np.int64]
+    taken_at_iou: npt.NDArray[np.int64]
     instances: npt.NDArray[np.int64]
+
+    @property
+    def found_at_iou(self) -> npt.NDArray[np.bool_]:
+        """Shape (D,), whether an instance was found at the IoU that F1 is asked for."""
+        return self.taken_at_iou >= 0
 
 
 @dataclass(frozen=True)
@@ -125,17 +133,38 @@ def match(
     """
     truth, found = truth_in_columns(dataset, kind), results_in_columns(dataset, results, kind)
     number = np.argsort(np.argsort([image.id for image in dataset.images]))
-    found, rank = _surest(found, number, max_detections)
+    chosen, rank = _surest(found, number, max_detections)
+    found = found.take(chosen)
     thresholds = np.append(IOUS, iou)
     outside = _outside_of_sizes(found.area)[:, None]
     is_found = np.zeros((len(SIZES), thresholds.size, found.score.size), np.bool_)
     is_ignored = np.repeat(outside, thresholds.size, axis=1)
-    for rows, overlaps, other_size in _crowds(truth, found):
-        taken_in = np.minimum(thresholds, _CLOSEST)
-        hit, ignored = _match_crowd(overlaps, other_size, rank[rows], taken_in)
+    taken_at_iou = np.full(found.score.size, -1)
+    for crowd in _crowds(truth, found):
+        rows = crowd.rows
+        taken_from = np.minimum(thresholds, _CLOSEST)
+        taken, ignored = _match_crowd(crowd, rank[rows], taken_from)
+        hit = taken >= 0
         is_ignored[:, :, rows] = ignored | (is_ignored[:, :, rows] & ~hit)
         is_found[:, :, rows] = hit & ~ignored
-    return _by_category(dataset, truth, found, rank, is_found, is_ignored)
+        (finders,) = np.nonzero(is_found[0, -1, rows])
+        taken_at_iou[rows[finders]] = crowd.instances[finders, taken[0, -1, finders]]
+    by_score = np.lexsort((-found.score, found.category))  # stable: ties stay by image, then rank
+    bounds = np.searchsorted(found.category[by_score], np.arange(len(dataset.categories) + 1))
+    instances = _count_instances(dataset, truth)
+    return [
+        Matches(
+            scores=found.score[rows],
+            image=found.image[rows],
+            rank=rank[rows],
+            found=is_found[:, :-1, rows],
+            ignored=is_ignored[:, :-1, rows],
+            result=chosen[rows],
+            taken_at_iou=taken_at_iou[rows],
+            instances=instances[category],
+        )
+        for category, rows in enumerate(by_score[start:end] for start, end in pairwise(bounds))
+    ]
 
 
 def truth_in_columns(dataset: Dataset, kind: Kind) -> Shapes:
@@ -177,7 +206,7 @@ def results_in_columns(dataset: Dataset, results: Sequence[Result], kind: Kind) 
 
 def _surest(
     found: Shapes, number: npt.NDArray[np.int64], most: int
-) -> tuple[Shapes, npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Detections by category, image and descending score, and their rank within category and image.
 
     Equal scores keep their order; what is beyond the ``most`` of an image is left out.
@@ -194,7 +223,7 @@ def _surest(
     )
     rank = np.arange(image.size) - np.repeat(starts, np.diff(np.append(starts, image.size)))
     kept = rank < most
-    return found.take(order[kept]), rank[kept]
+    return order[kept], rank[kept]
 
 
 def _outside_of_sizes(area: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -202,9 +231,21 @@ def _outside_of_sizes(area: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     return np.stack([(area < low) | (area > high) for low, high in SIZES.values()])
 
 
-_Crowd: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]
-"""Rows of detections (n,), their overlap with the instances of their image and category (n, G), -1
-where there are fewer, and whether these are of another size (A, n, G)."""
+@dataclass(frozen=True)
+class _Crowd:
+    """Detections on images with about as many instances of their category.
+
+    Attributes:
+        rows: shape (n,), of the detections.
+        instances: shape (n, G), those of their image and category; where there are fewer, any.
+        overlaps: shape (n, G), -1 where there are fewer.
+        other_size: shape (A, n, G), whether instances are of another size.
+    """
+
+    rows: npt.NDArray[np.int64]
+    instances: npt.NDArray[np.int64]
+    overlaps: npt.NDArray[np.float64]
+    other_size: npt.NDArray[np.bool_]
 
 
 def _crowds(truth: Shapes, found: Shapes) -> list[_Crowd]:
@@ -260,7 +301,7 @@ def _crowd(
         overlaps = _mask_overlaps(rows, instances, count, truth, found)
     else:
         overlaps = _box_overlaps(found.box[rows, None], truth.box[instances])
-    return rows, np.where(there, overlaps, -1.0), other_size[:, instances]
+    return _Crowd(rows, instances, np.where(there, overlaps, -1.0), other_size[:, instances])
 
 
 def _box_overlaps(
@@ -304,27 +345,25 @@ def _mask_overlaps(
 
 
 def _match_crowd(
-    overlaps: npt.NDArray[np.float64],
-    other_size: npt.NDArray[np.bool_],
-    rank: npt.NDArray[np.int64],
-    thresholds: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    crowd: _Crowd, rank: npt.NDArray[np.int64], thresholds: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Let the surest detection of every image and category choose, then the next of each.
 
     Args:
-        overlaps: as in ``_Crowd``.
-        other_size: as in ``_Crowd``.
-        rank: shape (n,), from 0 up within each image and category; those lie side by side.
+        crowd: detections and instances; those of an image and category lie side by side.
+        rank: shape (n,), from 0 up within each image and category.
         thresholds: shape (T,), least overlap.
 
     Returns:
-        whether an instance was taken, and whether one of another size was, shape (A, T, n).
+        which of its G instances each took, -1 for none, and whether that was one of another size,
+        shape (A, T, n).
     """
+    overlaps, other_size = crowd.overlaps, crowd.other_size
     group = np.cumsum(rank == 0) - 1
     sizes, steps, width = len(other_size), thresholds.size, overlaps.shape[1]
     free = np.ones((sizes, steps, int(group[-1]) + 1, width), np.bool_)
-    hit = np.zeros((sizes, steps, rank.size), np.bool_)
-    ignored = np.zeros_like(hit)
+    taken = np.full((sizes, steps, rank.size), -1)
+    ignored = np.zeros(taken.shape, np.bool_)
     order = np.argsort(rank, kind="stable")
     bounds = np.searchsorted(rank[order], np.arange(int(rank.max()) + 2))
     for start, end in pairwise(bounds):
@@ -335,41 +374,21 @@ def _match_crowd(
         # An instance of another size is second choice, however well it overlaps.
         appeal = np.where(open_to, np.where(ignore, overlaps[rows] - 4.0, overlaps[rows]), -9.0)
         best = width - 1 - np.argmax(appeal[..., ::-1], axis=-1)  # of equal ones, the last
-        took = np.take_along_axis(appeal, best[..., None], -1)[..., 0]
-        hit[:, :, rows] = took > -9.0
-        ignored[:, :, rows] = (took > -9.0) & (took < -1.0)
-        area, step, column = np.nonzero(took > -9.0)
+        found = np.take_along_axis(appeal, best[..., None], -1)[..., 0]
+        taken[:, :, rows] = np.where(found > -9.0, best, -1)
+        ignored[:, :, rows] = (found > -9.0) & (found < -1.0)
+        area, step, column = np.nonzero(found > -9.0)
         free[area, step, group[rows][column], best[area, step, column]] = False
-    return hit, ignored
+    return taken, ignored
 
 
-def _by_category(
-    dataset: Dataset,
-    truth: Shapes,
-    found: Shapes,
-    rank: npt.NDArray[np.int64],
-    is_found: npt.NDArray[np.bool_],
-    is_ignored: npt.NDArray[np.bool_],
-) -> list[Matches]:
-    counts = ~_outside_of_sizes(truth.area)
-    by_score = np.lexsort((-found.score, found.category))  # stable: ties stay by image, then rank
-    bounds = np.searchsorted(found.category[by_score], np.arange(len(dataset.categories) + 1))
-    matches = []
-    for category, (start, end) in enumerate(pairwise(bounds)):
-        rows = by_score[start:end]
-        mine = truth.category == category
-        instances = [
-            np.bincount(truth.image[mine & size], minlength=len(dataset.images)) for size in counts
-        ]
-        matches.append(
-            Matches(
-                scores=found.score[rows],
-                image=found.image[rows],
-                rank=rank[rows],
-                found=is_found[:, :-1, rows],
-                ignored=is_ignored[:, :-1, rows],
-                found_at_iou=is_found[0, -1, rows],
-                instances=np.stack(instances),
-            )
-        )
-    return matches
+def _count_instances(dataset: Dataset, truth: Shapes) -> npt.NDArray[np.int64]:
+    """Instances of each category, size and image, shape (categories, A, images)."""
+    images = len(dataset.images)
+    cell = truth.category * images + truth.image
+    counts = [
+        np.bincount(cell[~outside], minlength=len(dataset.categories) * images)
+        for outside in _outside_of_sizes(truth.area)
+    ]
+    by_size = np.stack(counts).reshape(len(counts), len(dataset.categories), images)
+    return np.ascontiguousarray(by_size.transpose(1, 0, 2))

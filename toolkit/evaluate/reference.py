@@ -100,8 +100,9 @@ def _collect(entries: npt.NDArray[np.object_], position: dict[int, int]) -> Matc
     scores = np.array([s for entry in of_all for s in entry["dtScores"]], np.float64)
     image = np.array([position[e["image_id"]] for e in of_all for _ in e["dtIds"]], np.int64)
     rank = np.array([r for entry in of_all for r, _ in enumerate(entry["dtIds"])], np.int64)
+    result = np.array([number - 1 for e in of_all for number in e["dtIds"]], np.int64)
     order = np.argsort(-scores, kind="stable")
-    found, ignored = [], []
+    found, ignored, taken = [], [], []
     instances = np.zeros((len(entries), len(position)), np.int64)
     for size, row in enumerate(entries):
         there = [entry for entry in row if entry is not None]
@@ -111,12 +112,14 @@ def _collect(entries: npt.NDArray[np.object_], position: dict[int, int]) -> Matc
         outside = np.concatenate([np.zeros_like(hits[:, :0]), *(e["dtIgnore"] for e in there)], 1)
         ignored.append(outside[:, order] != 0)
         found.append((hits[:, order] != 0) & ~ignored[-1])
+        taken.append(np.where(found[-1][-1], hits[-1, order] - 1, -1).astype(np.int64))
     return Matches(
         scores=scores[order],
         image=image[order],
         rank=rank[order],
         found=np.stack(found)[:, :-1],
         ignored=np.stack(ignored)[:, :-1],
-        found_at_iou=found[0][-1],
+        result=result[order],
+        taken_at_iou=taken[0],
         instances=instances,
     )

@@ -1,8 +1,6 @@
 """What went wrong, worst first: defects that were missed, false alarms, bad outlines and verdicts.
 
-Detections find defects as ``toolkit.evaluate.matching`` has it (same image, same category, the
-surest first, each takes the free instance that it overlaps most); here, too, it is said which
-instance a detection found.
+Which detection found which defect is what ``toolkit.evaluate.matching`` says.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from converters.dataset import GOOD, Box, Dataset, Image, Instance
+from toolkit.evaluate.matching import match
 from toolkit.evaluate.pixels import instance_rle
 from toolkit.predictions import ImageProbabilities, Result
 
@@ -84,22 +83,47 @@ def read_scenes(
         thresholds: by category, the score from which detections count.
         iou: overlap of boxes from which a detection finds an instance.
     """
-    by_image: defaultdict[int, list[Result]] = defaultdict(list)
-    for result in results:
-        by_image[result["image_id"]].append(result)
+    by_image: defaultdict[int, list[int]] = defaultdict(list)
+    for number in sorted(range(len(results)), key=lambda number: -results[number]["score"]):
+        by_image[results[number]["image_id"]].append(number)
+    finder = _finders(dataset, results, iou)
     least = [thresholds[name] for name in dataset.categories]
     scenes = []
+    first = 0  # instance of the image, counted over all images
     for image in dataset.images:
-        found = sorted(by_image[image.id], key=lambda result: -result["score"])
-        counts = [result["score"] >= least[result["category_id"] - 1] for result in found]
-        kept = tuple(r for r, count in zip(found, counts, strict=True) if count)
-        if not kept and image.is_good:
+        numbers = by_image[image.id]
+        counts = {n for n in numbers if results[n]["score"] >= least[results[n]["category_id"] - 1]}
+        row = {number: row for row, number in enumerate(n for n in numbers if n in counts)}
+        of_image = range(first, first + len(image.instances))
+        first += len(image.instances)
+        if not row and image.is_good:
             continue
-        unsure = tuple(r for r, count in zip(found, counts, strict=True) if not count)
-        overlaps = box_overlaps(kept, image.instances)
-        found_by = _match(dataset, kept, image.instances, overlaps, iou)
-        scenes.append(Scene(image, kept, unsure, overlaps, found_by))
+        kept = tuple(results[number] for number in row)
+        found_by = [row.get(finder.get(instance, -1), -1) for instance in of_image]
+        scenes.append(
+            Scene(
+                image,
+                kept,
+                tuple(results[n] for n in numbers if n not in counts),
+                box_overlaps(kept, image.instances),
+                np.array(found_by, np.int64),
+            )
+        )
     return scenes
+
+
+def _finders(dataset: Dataset, results: Sequence[Result], iou: float) -> dict[int, int]:
+    """By instance, counted over all images, the result that found it.
+
+    A threshold changes nothing but which results count: what is below it takes no instance from
+    what is above.
+    """
+    return {
+        int(instance): int(result)
+        for found in match(dataset, results, "box", iou=iou)
+        for instance, result in zip(found.taken_at_iou, found.result, strict=True)
+        if instance >= 0
+    }
 
 
 def box_overlaps(found: Sequence[Result], instances: Sequence[Instance]) -> Overlaps:
@@ -109,23 +133,6 @@ def box_overlaps(found: Sequence[Result], instances: Sequence[Instance]) -> Over
     boxes = np.array([result["bbox"] for result in found], np.float64)
     true = np.array([instance.box for instance in instances], np.float64)
     return np.asarray(coco_mask.iou(boxes, true, [0] * len(instances)), np.float64)
-
-
-def _match(
-    dataset: Dataset,
-    kept: Sequence[Result],
-    instances: Sequence[Instance],
-    overlaps: Overlaps,
-    iou: float,
-) -> npt.NDArray[np.int64]:
-    found_by = np.full(len(instances), -1, np.int64)
-    categories = np.array([dataset.category_id(instance.category) for instance in instances])
-    for row, result in enumerate(kept):
-        may = (categories == result["category_id"]) & (found_by < 0) & (overlaps[row] >= iou)
-        if may.any():
-            appeal = np.where(may, overlaps[row], -1)
-            found_by[appeal.size - 1 - int(np.argmax(appeal[::-1]))] = row  # of equal ones the last
-    return found_by
 
 
 @dataclass(frozen=True)

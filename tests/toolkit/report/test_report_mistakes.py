@@ -129,6 +129,14 @@ def test_every_defect_takes_one_detection_as_in_the_evaluation() -> None:
                 for each in match(dataset, results, "box")
             )
             assert hits == expected > 0
+            for scene in scenes:
+                by = scene.found_by[scene.found_by >= 0].tolist()
+                assert len(by) == len(set(by))
+                for one, row in zip(scene.image.instances, scene.found_by.tolist(), strict=True):
+                    if row >= 0:
+                        index = scene.image.instances.index(one)
+                        assert scene.overlaps[row, index] >= 0.5
+                        assert scene.kept[row]["category_id"] == dataset.category_id(one.category)
 
 
 def test_the_worst_outlines_come_first_and_a_missing_one_is_the_worst() -> None:
