@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from converters.errors import InputError
 from toolkit import starter
+from toolkit.classify.model import build_resnet
+from toolkit.classify.weights import load_backbone
 from toolkit.config import PredictConfig
 from toolkit.predict import predict
 from toolkit.predictions import read_results
@@ -97,3 +100,36 @@ def test_the_packaged_detector_finds_defects_on_pictures_of_no_dataset(tmp_path:
         x, y, w, h = result["bbox"]
         assert x >= 0 and y >= 0 and x + w <= 160 and y + h <= 120
         assert result["segmentation"]["size"] == [120, 160]
+
+
+def _features(model: torch.nn.Module, surface: str, seeds: range) -> torch.Tensor:
+    """What a ResNet says of pictures of a surface, before its head."""
+    pixels = [sample(seed, size=(128, 128), surface=surface, defects=[]).image for seed in seeds]
+    batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+    body = torch.nn.Sequential(*list(model.children())[:-1]).eval()
+    with torch.inference_mode():
+        return body((batch - 0.45) / 0.225).flatten(1)
+
+
+def test_the_packaged_classifier_sees_more_than_a_random_one() -> None:
+    """Three pictures of each surface are enough to know it again; by random features they are not.
+
+    Nearest mean in standardised features, on pictures of other seeds.
+    """
+    surfaces = ("brushed_metal", "leather", "weave", "wood", "board", "cast_grain")
+    right = {}
+    for weights in ("starter", "none"):
+        torch.manual_seed(0)
+        model = build_resnet("resnet18", 4)
+        if weights == "starter":
+            model, found = load_backbone("starter", None, ("good", "bent", "cut", "scratch"))
+            assert (found, model.fc.out_features) == ("resnet18", 4)
+        known = torch.stack([_features(model, name, range(3)) for name in surfaces])
+        new = torch.stack([_features(model, name, range(100, 110)) for name in surfaces])
+        spread = known.flatten(0, 1).std(dim=0) + 1e-3
+        far = ((new[:, :, None] - known.mean(dim=1)[None, None]) / spread).norm(dim=-1)
+        right[weights] = float(
+            (far.argmin(dim=-1) == torch.arange(len(surfaces))[:, None]).float().mean()
+        )
+    assert right["starter"] >= 0.8, right
+    assert right["starter"] >= right["none"] + 0.2, right
