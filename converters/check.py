@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image as PilImage
-
 from converters.dataset import GOOD, Dataset, Image
 from converters.duplicates import Fingerprint, common_scale, fingerprint, near_duplicate_pairs
 from converters.errors import InputError
 from converters.findings import Finding, ordered
 from converters.folder import CARD, DatasetFolder, fold_numbers
 from converters.layouts import find_layout
-from converters.read import UNREADABLE, ReadOptions, read_source
+from converters.pictures import UNREADABLE, decode_grey
+from converters.read import ReadOptions, read_source
 
 CheckTrack = Callable[[Iterable[Any], int], Iterable[Any]]
 
@@ -97,9 +94,7 @@ def _look_at(
         name = f"images/{image.file_name}"
         try:
             content = image.path.read_bytes()
-            with PilImage.open(io.BytesIO(content)) as file:
-                size = file.size
-                grey = np.asarray(file.convert("L"))
+            grey, size, _, left = decode_grey(content, scale if near_duplicates else None)
         except UNREADABLE as error:
             reason = " ".join(str(error).split())[:80]
             message = "is missing" if not image.path.exists() else f"cannot be read ({reason})"
@@ -109,7 +104,7 @@ def _look_at(
             message = f"is {size[0]}x{size[1]}, its annotations say {image.width}x{image.height}"
             finding = Finding("error", "size-mismatch", name, message, "convert again")
             return image.file_name, None, finding
-        print_ = fingerprint(grey, scale) if near_duplicates else None
+        print_ = fingerprint(grey, left) if near_duplicates and grey is not None else None
         digest = hashlib.sha256(content).hexdigest()
         return image.file_name, _Picture(digest, print_), None
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-import cv2
-import numpy as np
 from PIL import Image as PilImage
 
 from converters.dataset import Dataset, Image, Instance
 from converters.duplicates import (
     Fingerprint,
-    GreyImage,
     common_scale,
     fingerprint,
     groups,
@@ -32,22 +27,10 @@ from converters.geometry import Region, connected_regions, merge_regions, whole_
 from converters.layouts import ClassNaming, Layout, Record
 from converters.layouts.base import relative
 from converters.masks import read_mask
+from converters.pictures import SIXTEEN_BIT, UNREADABLE, decode_grey
 
 InstanceRule = Literal["component", "image"]
 Track = Callable[[Iterable["_Loaded"], int], Iterable["_Loaded"]]
-
-UNREADABLE = (OSError, ValueError, SyntaxError, ImportError, PilImage.DecompressionBombError)
-"""What a damaged picture raises; ImportError where another library hooked a decoder that it lacks
-into Pillow, as ultralytics does."""
-
-_REDUCED = {
-    1: cv2.IMREAD_GRAYSCALE,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
-
-_SIXTEEN_BIT = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 
 
 @dataclass(frozen=True)
@@ -204,11 +187,11 @@ def _load(
     try:
         content = record.image.read_bytes()
         digests.append((name, hashlib.sha256(content).hexdigest()))
-        grey, size, mode, left = _decode(content, scale)
+        grey, size, mode, left = decode_grey(content, scale)
     except UNREADABLE as error:
         findings.append(_unreadable(name, "image", error))
         return _Loaded(None, None, tuple(digests), tuple(findings))
-    if mode in _SIXTEEN_BIT:
+    if mode in SIXTEEN_BIT:
         findings.append(
             Finding("info", "16-bit", name, f"has {mode} pixels", "models see it scaled to 8 bits")
         )
@@ -232,37 +215,6 @@ def _load(
     )
     print_ = None if scale is None or grey is None else fingerprint(grey, left, record.capture)
     return _Loaded(image, print_, tuple(digests), tuple(findings))
-
-
-def _decode(
-    content: bytes, scale: float | None
-) -> tuple[GreyImage | None, tuple[int, int], str, float]:
-    """Check that a picture is whole, and decode it in grey where a scale is wanted.
-
-    A PNG's checksums tell that it is whole without decoding it, and OpenCV decodes it faster than
-    Pillow does, at once to half, a quarter or an eighth where no more is needed.
-
-    Returns:
-        grey pixels or None, (width, height) and mode of the file, and the scale that is left.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PilImage.DecompressionBombWarning)
-        file = PilImage.open(io.BytesIO(content))
-        size, mode = file.size, file.mode
-        if file.format == "PNG":
-            file.verify()
-            if scale is None:
-                return None, size, mode, 1.0
-            reduction = next((r for r in (8, 4, 2) if scale * r <= 1), 1)
-            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _REDUCED[reduction])
-            if pixels is None:
-                raise ValueError("its pixels cannot be decoded")
-            return cast(GreyImage, pixels), size, mode, scale * reduction
-        if mode in _SIXTEEN_BIT:
-            values = np.asarray(file, dtype=np.float64)
-            top = 65535 if values.max(initial=0) > 255 else 255
-            return (values * (255 / top)).astype(np.uint8), size, mode, scale or 1.0
-        return cast(GreyImage, np.asarray(file.convert("L"))), size, mode, scale or 1.0
 
 
 def _regions(

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image as PilImage
 from pycocotools.coco import COCO
 
+from converters.check import check
 from converters.convert import ConvertOptions, convert
 from converters.dataset import SPLITS
 
@@ -107,6 +108,12 @@ def test_one_tile_under_several_exposures_is_on_one_side(converted) -> None:
     # Most tiles were photographed more than once; of the transistors, none but two empty boards.
     assert sum(map(len, groups)) == {"transistor": 2, "magnetic_tile": 379}[name]
     assert all(len({side[file_name] for file_name in group}) == 1 for group in groups)
+
+
+def test_what_was_converted_passes_its_own_check(converted) -> None:
+    _, _, dest = converted
+    findings = check(dest)
+    assert [finding for finding in findings if finding.severity == "error"] == []
 
 
 def test_others_load_it_with_the_same_number_of_instances(converted) -> None:
