@@ -67,6 +67,7 @@ def check(
         pictures.update(_look_at(new, near_duplicates, findings, track))
         where = "" if fold is None else f"folds/{fold}/"
         findings += _leaks(splits, pictures, where)
+        findings += _origins(splits, where)
         findings += _balance(splits, where)
         for name, dataset in splits.items():
             findings += _annotations(dataset, f"{where}{name}.json")
@@ -145,6 +146,40 @@ def _leaks(splits: dict[str, Dataset], pictures: dict[str, _Picture], where: str
         if one != other and pictures[name].digest != pictures[twin].digest:
             message = f"in {one} and {twin} in {other} show the same photograph"
             findings.append(_leak(where + name, "same-photograph-in-two-splits", message))
+    return findings
+
+
+def _origins(splits: dict[str, Dataset], where: str) -> list[Finding]:
+    """What was pasted or listed again comes from train, and is in train."""
+    train = splits.get("train")
+    images = {} if train is None else {image.id: image for image in train.images}
+    camera = {
+        instance.id: image.id
+        for image in images.values()
+        for instance in image.instances
+        if instance.pasted is None
+    }
+    findings = []
+    for split, dataset in splits.items():
+        file = f"{where}{split}.json"
+        for image in dataset.images:
+            made = [instance for instance in image.instances if instance.pasted is not None]
+            problems = []
+            if split != "train" and (made or image.copy_of):
+                problems.append(("made-in-held-out", "is no picture as a camera took it"))
+            elif image.copy_of and (image.copy_of not in images or images[image.copy_of].copy_of):
+                problems.append(("host-not-in-train", f"shows image {image.copy_of}"))
+            for instance in made if split == "train" else ():
+                assert instance.pasted is not None
+                if camera.get(instance.pasted.donor) != instance.pasted.donor_image:
+                    what = f"annotation {instance.id} is a copy of {instance.pasted.donor}"
+                    problems.append(("donor-not-in-train", what))
+            for code, what in problems:
+                message = f"{image.file_name}: {what}, which is not in train"
+                if code == "made-in-held-out":
+                    message = f"{image.file_name}: {what}"
+                remedy = "balance again, from the dataset that was converted"
+                findings.append(Finding("error", code, file, message, remedy))
     return findings
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,23 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
+class Pasted:
+    """Where an instance that was copied onto a picture comes from.
+
+    Attributes:
+        donor: id of the annotation that was copied.
+        donor_image: id of the picture that it is on.
+        seed: of the random numbers behind everything else.
+        transform: what was done to it, by name: turned, scaled, how it was blended and the like.
+    """
+
+    donor: int
+    donor_image: int
+    seed: tuple[int, ...]
+    transform: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One defect: its category, its tight box and its exact mask.
 
@@ -38,12 +55,14 @@ class Instance:
             the image, which is decoded where its pixels are asked for; None where the source gives
             boxes only.
         id: annotation id, from 1, unique in the whole dataset; 0 while not yet numbered.
+        pasted: where it was copied from and how, where it was; None where a camera saw it.
     """
 
     category: str
     box: Box
     mask: BinaryMask | Rle | None
     id: int = 0
+    pasted: Pasted | None = None
 
     @property
     def crop(self) -> BinaryMask | None:
@@ -89,7 +108,8 @@ class Image:
     """One picture and the defects on it.
 
     Attributes:
-        file_name: name in the dataset's ``images/`` folder, unique there.
+        file_name: name in the dataset's ``images/`` folder; two entries share one where one of
+            them repeats the other.
         path: where the picture lies on this machine.
         width, height: pixels.
         instances: the defects; empty for a good picture.
@@ -98,6 +118,8 @@ class Image:
         id: image id, from 1, the same in every split and fold; 0 while not yet numbered.
         photograph: id of the first picture that shows the same photograph, its own where there is
             no other; 0 where nobody looked.
+        copy_of: id of the entry that this one repeats, or of the picture that defects were pasted
+            onto to make this one; 0 for a picture of its own.
     """
 
     file_name: str
@@ -109,6 +131,7 @@ class Image:
     source_split: str | None = None
     id: int = 0
     photograph: int = 0
+    copy_of: int = 0
 
     @property
     def is_good(self) -> bool:

@@ -102,7 +102,9 @@ def _metavar(info: Any) -> str:
     annotation = info.annotation
     parts = [part for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal]
     if parts and get_origin(annotation) is not tuple:
-        return "|".join(str(choice) for choice in get_args(parts[0]))
+        others = [get_args(part) for part in get_args(annotation) if part not in parts]
+        number = ["N"] if any(int in part for part in others) else []
+        return "|".join(map(str, (*get_args(parts[0]), *number)))
     names = [t.__name__ for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
     kinds = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH", "str": "TEXT"}
     found = [kinds[name] for name in names if name in kinds]

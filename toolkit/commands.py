@@ -84,6 +84,13 @@ COMMANDS: dict[str, Command] = {
         "findings",
         ("dataset",),
     ),
+    "balance": Command(
+        "Give every class of the train split enough instances.",
+        "BalanceConfig",
+        "toolkit.balance:balance",
+        "balanced",
+        ("dataset", "dest"),
+    ),
     "synth": Command(
         "Make procedural pictures of surfaces with defects.",
         "SynthConfig",

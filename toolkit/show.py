@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from converters.dataset import GOOD
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
     from converters.convert import Conversion
     from converters.findings import Finding
+    from toolkit.balance import Balanced
     from toolkit.config import (
+        BalanceConfig,
         CheckConfig,
         CompareConfig,
         ConvertConfig,
@@ -74,6 +77,54 @@ def conversion(config: ConvertConfig, result: Conversion, *, as_json: bool) -> i
     if counts:
         listed = ", ".join(f"{count} {code}" for code, count in counts.items())
         _print(f"found: {listed} (`toolkit check {config.dest}` lists them)")
+    return 0
+
+
+def balanced(config: BalanceConfig, result: Balanced, *, as_json: bool) -> int:
+    """The plan: every class before and after, and how; then what came of it."""
+    if as_json:
+        _json(
+            {
+                "dataset": None if config.dest is None or not result.written else str(config.dest),
+                "plans": {
+                    "all" if fold is None else str(fold): [
+                        {**asdict(each), "after": each.after} for each in plan.classes
+                    ]
+                    for fold, plan in result.plans.items()
+                },
+                "pictures": result.pictures,
+                "not_placed": dict(result.not_placed),
+                "lost": result.lost,
+                "seams": {name: asdict(figure) for name, figure in result.seams.items()},
+            }
+        )
+        return 0
+    from rich.table import Table
+
+    for fold, plan in result.plans.items():
+        title = f"{config.dataset}, train" + ("" if fold is None else f", fold {fold}")
+        table = Table("class", title=title, title_justify="left")
+        for name in ("images", "instances", "wanted", "pasted", "listed again", "after"):
+            table.add_column(name, justify="right")
+        table.add_column("note")
+        for each in plan.classes:
+            numbers = (each.images, each.instances, each.wanted, each.pasted, each.repeated)
+            table.add_row(each.category, *map(str, (*numbers, each.after)), each.note)
+        _print(table)
+    if not result.written:
+        _print("planned only: nothing was written")
+        return 0
+    _print(f"{config.dest}: {result.pictures} new pictures; balance.png shows real and pasted ones")
+    for name, count in result.not_placed.items():
+        _print(f"{count} of {name} found no place: try --place anywhere or --max-overlap 0.2")
+    for name, figure in result.seams.items():
+        low, high = figure.ci95 or (0.0, 1.0)
+        _print(
+            f"{name}: a small network tells pasted from real with accuracy {figure.value:.2f} "
+            f"[{low:.2f}, {high:.2f}] (0.5: cannot)"
+        )
+    if result.lost:
+        _print(f"{result.lost} instances were covered completely by what was pasted over them")
     return 0
 
 

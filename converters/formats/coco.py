@@ -8,12 +8,13 @@ instance out of the evaluation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from converters.dataset import Box, Dataset, Image, Instance
+from converters.dataset import Box, Dataset, Image, Instance, Pasted
 from converters.errors import InputError
 from converters.files import read_json, write_json
 from converters.geometry import rle_from_segmentation, segmentation_from_region
@@ -25,7 +26,8 @@ def to_coco(dataset: Dataset, *, licence: str = "") -> dict[str, Any]:
 
     Images and annotations must be numbered (``Image.id``, ``Instance.id`` from 1). Besides the
     standard fields an image has ``source``, its path in the source, and ``photograph``, the number
-    that it shares with other pictures of the same photograph.
+    that it shares with other pictures of the same photograph; where they are not empty, an image
+    has ``copy_of`` and an annotation ``pasted``.
     """
     annotations = [
         _annotation(dataset, image, instance)
@@ -48,6 +50,7 @@ def to_coco(dataset: Dataset, *, licence: str = "") -> dict[str, Any]:
                 "license": 1,
                 "source": image.source,
                 "photograph": image.photograph,
+                **({"copy_of": image.copy_of} if image.copy_of else {}),
             }
             for image in dataset.images
         ],
@@ -102,7 +105,9 @@ def read_coco(path: Path, images_folder: Path) -> Dataset:
             content["annotations"], _shapes(path, content["annotations"], sizes), strict=True
         ):
             instances[int(entry["image_id"])].append(
-                Instance(names[int(entry["category_id"])], box, mask, int(entry["id"]))
+                Instance(
+                    names[int(entry["category_id"])], box, mask, int(entry["id"]), _pasted(entry)
+                )
             )
         images = tuple(
             Image(
@@ -114,6 +119,7 @@ def read_coco(path: Path, images_folder: Path) -> Dataset:
                 source=str(entry.get("source", "")),
                 id=int(entry["id"]),
                 photograph=int(entry.get("photograph", 0)),
+                copy_of=int(entry.get("copy_of", 0)),
             )
             for entry in content["images"]
         )
@@ -136,7 +142,21 @@ def _annotation(dataset: Dataset, image: Image, instance: Instance) -> dict[str,
         annotation["segmentation"] = segmentation_from_region(
             (instance.box, crop), image.height, image.width
         )
+    if instance.pasted is not None:
+        annotation["pasted"] = asdict(instance.pasted)
     return annotation
+
+
+def _pasted(entry: Mapping[str, Any]) -> Pasted | None:
+    found = entry.get("pasted")
+    if found is None:
+        return None
+    return Pasted(
+        int(found["donor"]),
+        int(found["donor_image"]),
+        tuple(int(part) for part in found["seed"]),
+        dict(found["transform"]),
+    )
 
 
 def _shapes(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.config.base import Config, build, to_yaml
 
 if TYPE_CHECKING:
-    from toolkit.config.data import CheckConfig, ConvertConfig, SynthConfig
+    from toolkit.config.data import BalanceConfig, CheckConfig, ConvertConfig, SynthConfig
     from toolkit.config.evaluate import CompareConfig, EvaluateConfig, ReportConfig, ScoringConfig
     from toolkit.config.finetune import (
         FinetuneClassifierConfig,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BalanceConfig",
     "CheckConfig",
     "CompareConfig",
     "Config",
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BalanceConfig": "data",
     "CheckConfig": "data",
     "ConvertConfig": "data",
     "SynthConfig": "data",

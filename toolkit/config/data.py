@@ -91,3 +91,59 @@ class SynthConfig(Config):
     """Width and height in pixels."""
     seed: NotNegative = 0
     """Seed; the same seed gives the same files."""
+
+
+class BalanceConfig(Config):
+    """Give a train split enough of every class: paste defects onto good pictures, or list again."""
+
+    dataset: Path
+    """Dataset folder."""
+    dest: Path | None = None
+    """Dataset folder to make; must not exist, or be empty. Not needed with dry_run."""
+    target: Literal["equal", "sqrt", "lvis"] | Positive = "sqrt"
+    """Instances per class: as many as the largest, half-way to it (sqrt), lvis, or at least N."""
+    method: Literal["paste", "oversample", "both"] = "both"
+    """Paste defects, list pictures again, or paste and then list again what is still missing."""
+    dry_run: bool = False
+    """Print the plan and write nothing."""
+    fold: NotNegative | None = None
+    """Fold to balance; all of them where the dataset has folds and none is named."""
+    never_paste: tuple[str, ...] = ()
+    """Classes that are not pasted, besides those found to be states of the whole part."""
+    blend: Literal["hard", "feather", "poisson", "mixed"] = "feather"
+    """How the seam is hidden; mixed draws one way per paste."""
+    place: Literal["auto", "anywhere", "foreground", "near-edge", "same-place"] = "auto"
+    """Anywhere; two thirds on the part; at its edge too; where it was on its own picture; or auto:
+    where it was if parts lie alike on all pictures, else on the part."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 180
+    """Most degrees that a defect is rotated by, in either direction."""
+    scale: Annotated[float, Field(ge=1, le=4)] = 1.25
+    """Most that a defect's lengths grow or shrink by."""
+    flip: bool = True
+    """Whether defects are flipped."""
+    photometric: bool = True
+    """Whether a defect's brightness and contrast vary a little."""
+    match: bool = True
+    """Whether a defect takes on the brightness, contrast and grain of its host."""
+    max_overlap: Fraction = 0.0
+    """Most of the smaller of two defects that they may share."""
+    objects: Path | None = None
+    """Folder of masks of the parts (PICTURE.png); found on the pictures where not given."""
+    per_donor: Positive = 10
+    """Most pastes of one defect."""
+    per_host: Positive = 3
+    """Most new pictures from one host."""
+    per_picture: Positive = 2
+    """Most pastes on one new picture."""
+    repeats: Positive = 5
+    """Most further entries of one picture."""
+    smallest: Positive = 10
+    """Fewest pixels of a defect that is pasted."""
+    seam_test: bool = False
+    """Then see how well a small network tells pasted defects from real ones (some minutes)."""
+    lvis_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of pictures below which LVIS repeats a class; that of the most frequent by default."""
+    workers: NotNegative = 0
+    """Threads; 0 for one per core."""
+    seed: NotNegative = 0
+    """Seed; the same seed gives the same files."""

@@ -1,0 +1,380 @@
+"""`toolkit balance`: a dataset folder whose train split has enough of every class."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from converters.convert import link_or_copy
+from converters.dataset import BinaryMask, Dataset, Image, Instance
+from converters.errors import InputError
+from converters.files import staged_folder, write_text
+from converters.folder import CARD, DatasetFolder, fold_numbers
+from converters.formats.coco import write_coco
+from converters.formats.yolo import write_yolo
+from toolkit.balance.compose import Composed, Rules, Task, compose, read_pixels
+from toolkit.balance.donors import Donor, cut_out
+from toolkit.balance.objects import Parts, lie_alike
+from toolkit.balance.place import Placement
+from toolkit.balance.plan import ClassPlan, Limits, Plan, make_plan, product_of, repeat_factors
+from toolkit.balance.sheet import write_sheet
+from toolkit.balance.states import find_states
+from toolkit.config import BalanceConfig
+from toolkit.console import track
+from toolkit.evaluate.metrics import Figure
+
+__all__ = ["Balanced", "ClassPlan", "Plan", "balance", "repeat_factors"]
+
+_LOOKED_AT = 30  # pictures of a product, to see whether its parts lie alike
+
+SHEET = "balance.png"
+"""Contact sheet in the folder that is made."""
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """What was planned, and done.
+
+    Attributes:
+        plans: by fold, a single one under None where there are none.
+        pictures: new pictures that were written.
+        not_placed: planned pastes for which no place was found, by class.
+        lost: instances of hosts that pastes covered completely.
+        written: whether a folder was made.
+        seams: accuracy at telling pasted from real defects by blending, where that was asked for;
+            0.5 where nothing gives a paste away.
+    """
+
+    plans: Mapping[int | None, Plan]
+    pictures: int
+    not_placed: Mapping[str, int]
+    lost: int
+    written: bool
+    seams: Mapping[str, Figure] = field(default_factory=dict)
+
+
+def balance(config: BalanceConfig) -> Balanced:
+    """Write a dataset folder with a balanced train split; val and test stay as they are.
+
+    Donors and hosts are train's own pictures, of each fold for itself.
+
+    Raises:
+        InputError: the dataset has no train split with defects, a class to leave alone is not
+            known, a picture cannot be used, or the destination is taken.
+    """
+    folders = _folds(config)
+    plans = {folder.fold: _plan(config, folder, folder.read("train")) for folder in folders}
+    if config.dry_run:
+        return Balanced(plans, 0, {}, 0, written=False)
+    if config.dest is None:
+        raise InputError("dest: name the dataset folder to make, or ask for the plan by --dry-run")
+    not_placed: Counter[str] = Counter()
+    pictures = lost = 0
+    with staged_folder(config.dest) as staging:
+        numbers = _Numbers.after(folders)
+        (staging / "images").mkdir()
+        splits = {folder.fold: {n: folder.read(n) for n in folder.splits()} for folder in folders}
+        _link(staging, [d for of_fold in splits.values() for d in of_fold.values()])
+        for folder in folders:
+            filled = _fill(
+                config, splits[folder.fold]["train"], plans[folder.fold], staging, folder.fold
+            )
+            splits[folder.fold]["train"] = numbers.join(filled)
+            not_placed += filled.not_placed
+            pictures += len(filled.new)
+            lost += filled.lost
+        for fold, of_fold in splits.items():
+            _write(staging, fold, of_fold, folders[0])
+        write_sheet(staging / SHEET, next(iter(splits.values()))["train"], staging / "images")
+        _write_card(staging, config, folders[0].card, splits, plans, not_placed)
+    seams = _seams(config, folders[0].fold) if config.seam_test else {}
+    return Balanced(plans, pictures, dict(not_placed), lost, written=True, seams=seams)
+
+
+def _seams(config: BalanceConfig, fold: int | None) -> dict[str, Figure]:
+    from toolkit.balance.seam import seam_test  # brings torch
+
+    assert config.dest is not None
+    return seam_test(DatasetFolder.open(config.dest, fold).read("train"), seed=config.seed)
+
+
+def _folds(config: BalanceConfig) -> list[DatasetFolder]:
+    """The folds to balance: the one that was named, or all."""
+    numbers: list[int | None] = [config.fold]
+    if config.fold is None:
+        numbers = [*fold_numbers(config.dataset)] or [None]
+    folders = [DatasetFolder.open(config.dataset, number) for number in numbers]
+    for folder in folders:
+        train = folder.read("train")
+        if not sum(train.count_instances().values()):
+            raise InputError(
+                f"{folder.annotations('train')}: has no defect: there is nothing to balance"
+            )
+        unknown = sorted(set(config.never_paste) - set(train.categories))
+        if unknown:
+            raise InputError(
+                f"never_paste: {unknown[0]!r} is no class of {config.dataset}: "
+                f"its classes are {', '.join(train.categories)}"
+            )
+    return folders
+
+
+def _plan(config: BalanceConfig, folder: DatasetFolder, train: Dataset) -> Plan:
+    never = dict.fromkeys(config.never_paste, "named by --never-paste")
+    if config.method != "oversample":
+        never = {**_states(config, train), **never}
+        never |= {
+            name: "it has no masks"
+            for name in train.categories
+            if name not in never and not _has_masks(train, name)
+        }
+    return make_plan(
+        train,
+        config.target,
+        method=config.method,
+        limits=Limits(
+            config.per_donor,
+            config.per_host,
+            config.per_picture,
+            config.repeats,
+            config.smallest,
+        ),
+        never_paste=never,
+        seed=config.seed,
+        lvis_threshold=config.lvis_threshold,
+    )
+
+
+def _has_masks(train: Dataset, name: str) -> bool:
+    of_class = [i for image in train.images for i in image.instances if i.category == name]
+    return not of_class or any(instance.mask is not None for instance in of_class)
+
+
+def _states(config: BalanceConfig, train: Dataset) -> dict[str, str]:
+    defective = [image for image in train.images if not image.is_good]
+
+    products = _products(config, train)
+
+    def look(image: Image) -> list[tuple[Instance, BinaryMask]]:
+        parts = products[product_of(image)].parts
+        part = parts.on(read_pixels(image.path), image.file_name)
+        return [(instance, part) for instance in image.instances if instance.mask is not None]
+
+    return find_states(train.categories, (pair for image in defective for pair in look(image)))
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """A train split and what was added to it.
+
+    Attributes:
+        train: with what is listed again.
+        new: pictures that were made.
+        not_placed: planned pastes for which no place was found, by class.
+        lost: instances of hosts that are covered completely.
+    """
+
+    train: Dataset
+    new: list[Image]
+    not_placed: Counter[str]
+    lost: int
+
+
+def _fill(
+    config: BalanceConfig, train: Dataset, plan: Plan, staging: Path, fold: int | None
+) -> _Filled:
+    """Carry out a plan."""
+    again = [
+        replace(train.images[position], copy_of=train.images[position].id, id=0)
+        for position, times in sorted(plan.repeats.items())
+        for _ in range(times)
+    ]
+    tasks = _tasks(config, train, plan, staging, fold)
+    rules = _rules(config)
+    new: list[Image] = []
+    missed: Counter[str] = Counter()
+    lost = 0
+    with ThreadPoolExecutor(config.workers or os.cpu_count()) as pool:
+        composed = track(pool.map(partial(compose, rules=rules), tasks), "pasting", len(tasks))
+        for task, done in zip(tasks, composed, strict=True):
+            found = Counter(i.category for i in done.instances if i.pasted is not None)
+            missed += Counter(donor.category for donor in task.donors) - found
+            lost += done.lost
+            if done.pasted:
+                new.append(_entry(task, done))
+    return _Filled(train.subset((*train.images, *again)), new, missed, lost)
+
+
+def _rules(config: BalanceConfig) -> Rules:
+    return Rules(
+        blend=config.blend,
+        rotate=config.rotate,
+        scale=config.scale,
+        flip=config.flip,
+        photometric=config.photometric,
+        match=config.match,
+        max_overlap=config.max_overlap,
+        seed=config.seed,
+    )
+
+
+@dataclass(frozen=True)
+class _Product:
+    """What all pictures of a product have in common.
+
+    Attributes:
+        parts: where the part is.
+        place: where defects go.
+    """
+
+    parts: Parts
+    place: Placement
+
+
+def _products(config: BalanceConfig, train: Dataset) -> dict[str, _Product]:
+    """By product; auto puts defects where they were if its parts lie alike, else onto the part."""
+    by_product: defaultdict[str, list[Image]] = defaultdict(list)
+    for image in sorted(train.images, key=lambda image: not image.is_good):
+        by_product[product_of(image)].append(image)
+    products = {}
+    for product, images in by_product.items():
+        good = [image for image in images if image.is_good] or images
+        seen = [read_pixels(image.path) for image in good[:_LOOKED_AT]]
+        place: Placement = "foreground"
+        if config.place != "auto":
+            place = config.place
+        elif len(seen) > 1 and lie_alike(seen):
+            place = "same-place"
+        products[product] = _Product(Parts.of(config.objects, seen), place)
+    return products
+
+
+def _tasks(
+    config: BalanceConfig, train: Dataset, plan: Plan, staging: Path, fold: int | None
+) -> list[Task]:
+    """What is to be made; every donor is cut out once."""
+    cut: dict[tuple[int, int], Donor] = {}
+    wanted = sorted({donor for _, donors in plan.pastes for donor in donors})
+    for position in sorted({picture for picture, _ in wanted}):
+        pixels = read_pixels(train.images[position].path)
+        for picture, index in wanted:
+            if picture == position:
+                cut[picture, index] = cut_out(pixels, train.images[picture], index)
+    products = _products(config, train) if plan.pastes else {}
+    prefix = "pasted" if fold is None else f"pasted_fold{fold}"
+    return [
+        Task(
+            number,
+            train.images[host],
+            tuple(cut[donor] for donor in donors),
+            products[product_of(train.images[host])].place,
+            products[product_of(train.images[host])].parts,
+            staging
+            / "images"
+            / f"{prefix}_{number:05}_{Path(train.images[host].file_name).stem}.png",
+        )
+        for number, (host, donors) in enumerate(plan.pastes)
+    ]
+
+
+def _entry(task: Task, done: Composed) -> Image:
+    """The new picture in the dataset; it shows its host's photograph."""
+    return replace(
+        task.host,
+        file_name=task.target.name,
+        path=task.target,
+        instances=done.instances,
+        id=0,
+        photograph=task.host.photograph or task.host.id,
+        copy_of=task.host.id,
+    )
+
+
+@dataclass
+class _Numbers:
+    """The next free ids of pictures and annotations."""
+
+    image: int
+    annotation: int
+
+    @classmethod
+    def after(cls, folders: Sequence[DatasetFolder]) -> _Numbers:
+        """Beyond all that are in use in any fold."""
+        datasets = [folder.read(name) for folder in folders for name in folder.splits()]
+        images = [image for dataset in datasets for image in dataset.images]
+        return cls(
+            1 + max(image.id for image in images),
+            1 + max((i.id for image in images for i in image.instances), default=0),
+        )
+
+    def join(self, filled: _Filled) -> Dataset:
+        """Train with the new pictures, and a number for whatever has none."""
+        numbered = []
+        for image in (*filled.train.images, *filled.new):
+            if image.id:
+                numbered.append(image)
+                continue
+            instances = tuple(
+                replace(instance, id=self.annotation + offset)
+                for offset, instance in enumerate(image.instances)
+            )
+            self.annotation += len(instances)
+            numbered.append(replace(image, id=self.image, instances=instances))
+            self.image += 1
+        return filled.train.subset(tuple(numbered))
+
+
+def _link(staging: Path, datasets: Sequence[Dataset]) -> None:
+    for name, path in {i.file_name: i.path for d in datasets for i in d.images}.items():
+        if not path.exists():
+            raise InputError(f"{path}: is missing: convert again")
+        (staging / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(path, staging / "images" / name)
+
+
+def _write(
+    staging: Path, fold: int | None, splits: Mapping[str, Dataset], source: DatasetFolder
+) -> None:
+    folder = staging if fold is None else staging / "folds" / str(fold)
+    for name, dataset in splits.items():
+        write_coco(folder / f"{name}.json", dataset, licence=str(source.card.get("licence", "")))
+    prefix = "" if fold is None else f"fold{fold}_"
+    if (source.root / f"{prefix}data.yaml").is_file():
+        write_yolo(splits, staging, prefix=prefix)
+
+
+def _write_card(
+    staging: Path,
+    config: BalanceConfig,
+    card: Mapping[str, Any],
+    splits: Mapping[int | None, Mapping[str, Dataset]],
+    plans: Mapping[int | None, Plan],
+    not_placed: Mapping[str, int],
+) -> None:
+    """The source's card, and how it was balanced; the findings there are about the source."""
+    chosen = config.model_dump(
+        mode="json", exclude={"dataset", "dest", "dry_run", "workers", "seam_test"}
+    )
+    classes = {fold: [asdict(each) for each in plan.classes] for fold, plan in plans.items()}
+    counts = {fold: of_fold["train"].count_instances() for fold, of_fold in splits.items()}
+    single = next(iter(plans)) is None
+    content = {
+        **card,
+        "balance": {
+            **chosen,
+            "plan": classes[None] if single else classes,
+            "train_instances": counts[None] if single else counts,
+            "not_placed": dict(not_placed),
+        },
+    }
+    write_text(
+        staging / CARD, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    )

@@ -1,0 +1,289 @@
+"""One new picture: a host with defects of other pictures on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import cv2
+import numpy as np
+
+from converters.dataset import BinaryMask, Image, Instance, Pasted
+from converters.errors import InputError
+from converters.files import write_bytes
+from converters.geometry import region_from_mask
+from toolkit.balance.blend import BLENDS, Blend, blend, match_host
+from toolkit.balance.donors import Donor, Turn, draw_turn, turn
+from toolkit.balance.objects import Parts, Pixels
+from toolkit.balance.place import Ground, Placement, find_place
+
+Blending: TypeAlias = Literal["hard", "feather", "poisson", "mixed"]
+"""A way of blending, or a new one for every paste."""
+
+_SMALLEST = 0.5  # how far a donor is shrunk to fit its host
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How defects are pasted.
+
+    Attributes:
+        blend: how seams are hidden.
+        rotate: most degrees in either direction.
+        scale: most that lengths grow or shrink by.
+        flip: whether defects are flipped.
+        photometric: whether brightness and contrast of a defect vary.
+        match: whether it takes on brightness, contrast and grain of its host.
+        max_overlap: most of the smaller of two defects that they may share.
+        seed: of everything random.
+    """
+
+    blend: Blending
+    rotate: float
+    scale: float
+    flip: bool
+    photometric: bool
+    match: bool
+    max_overlap: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A new picture to make.
+
+    Attributes:
+        number: among the new pictures, from 0; with the seed it decides all that is random.
+        host: the picture to paste onto.
+        donors: what is pasted.
+        place: where it goes.
+        parts: where the part is on the host.
+        target: file to write.
+    """
+
+    number: int
+    host: Image
+    donors: tuple[Donor, ...]
+    place: Placement
+    parts: Parts
+    target: Path
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A new picture that was written.
+
+    Attributes:
+        instances: all that are on it, without numbers; those of the host first.
+        pasted: how many of the donors found a place.
+        lost: instances of the host of which nothing is left to be seen.
+    """
+
+    instances: tuple[Instance, ...]
+    pasted: int
+    lost: int
+
+
+@dataclass
+class Canvas:
+    """A picture that is being pasted onto."""
+
+    pixels: Pixels
+    image: Image
+    parts: Parts
+
+    def __post_init__(self) -> None:
+        """Start with the host's own defects."""
+        height, width = self.pixels.shape[:2]
+        self.instances = list(self.image.instances)
+        self.masks = [_mask_of(instance, height, width) for instance in self.instances]
+        self.sizes = [int(mask.sum()) for mask in self.masks]
+
+    @cached_property
+    def part(self) -> BinaryMask:
+        """Where the part is."""
+        return self.parts.on(self.pixels, self.image.file_name)
+
+    @property
+    def taken(self) -> BinaryMask:
+        """Where defects are."""
+        taken = np.zeros(self.pixels.shape[:2], np.bool_)
+        for mask in self.masks:
+            taken |= mask
+        return taken
+
+    def add(self, category: str, mask: BinaryMask, pasted: Pasted) -> None:
+        """Put a defect on top: what it covers of older ones is no longer there."""
+        self.masks = [older & ~mask for older in self.masks]
+        self.instances.append(Instance(category, (0, 0, 0, 0), None, 0, pasted))
+        self.masks.append(mask)
+        self.sizes.append(int(mask.sum()))
+
+    def finish(self) -> tuple[Instance, ...]:
+        """What is on the picture: tight boxes and masks of all that can still be seen."""
+        finished = []
+        for instance, mask, size in zip(self.instances, self.masks, self.sizes, strict=True):
+            if mask.sum() == size and instance.pasted is None:
+                finished.append(instance)
+            elif mask.any():
+                box, crop = region_from_mask(mask)
+                finished.append(replace(instance, box=box, mask=crop))
+        return tuple(finished)
+
+
+def compose(task: Task, rules: Rules) -> Composed:
+    """Make a new picture and write it, as PNG.
+
+    The same task and rules give the same bytes.
+
+    Raises:
+        InputError: the host cannot be read, or not be blended as asked for.
+    """
+    canvas = Canvas(read_pixels(task.host.path), task.host, task.parts)
+    done = 0
+    for order, donor in enumerate(task.donors):
+        seed = (rules.seed, task.number, order)
+        done += _paste(canvas, donor, task.place, rules, np.random.default_rng(seed), seed)
+    if done:
+        _, png = cv2.imencode(".png", canvas.pixels)
+        write_bytes(task.target, png.tobytes())
+    instances = canvas.finish()
+    lost = len(task.host.instances) + done - len(instances)
+    return Composed(instances, done, lost)
+
+
+def read_pixels(path: Path) -> Pixels:
+    """A picture as it is stored: grey or BGR, of 8 or 16 bits.
+
+    Raises:
+        InputError: it is missing, no picture, or of another kind.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
+    if pixels is None:
+        raise InputError(f"{path}: is not a readable picture: replace or remove it")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path}: has {pixels.dtype} pixels: store it with 8 or 16 bits")
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        pixels = pixels[..., :3]
+    return np.ascontiguousarray(pixels)
+
+
+def _paste(
+    canvas: Canvas,
+    donor: Donor,
+    place: Placement,
+    rules: Rules,
+    rng: np.random.Generator,
+    seed: tuple[int, ...],
+) -> bool:
+    """Paste one defect; False where there is no room for it."""
+    how = Turn()
+    if place != "same-place":
+        how = draw_turn(rng, donor, rotate=rules.rotate, scale=rules.scale, flip=rules.flip)
+    turned, how = _fit(donor, how, canvas.pixels.shape[:2])
+    ground = Ground(canvas.part, canvas.taken)
+    corner = find_place(rng, turned, ground, place, rules.max_overlap)
+    if corner is None:
+        return False
+    patch = _like(turned.pixels, canvas.pixels, donor)
+    if rules.match:
+        under, usable = _under(canvas.pixels, ~ground.taken, corner, turned.mask.shape)
+        patch = match_host(patch, turned.clean, under, usable, rng)
+    if rules.photometric:
+        patch = _vary(patch, int(rng.integers(1 << 31)))
+    chosen = _choose(rules.blend, canvas.pixels, canvas.image, rng)
+    blend(canvas.pixels, patch, turned.mask, corner, chosen)
+    mask = np.zeros(canvas.pixels.shape[:2], np.bool_)
+    rows, columns = np.nonzero(turned.mask)
+    mask[rows + corner[1], columns + corner[0]] = True
+    transform = {
+        **how.to_json(),
+        "place": place,
+        "offset": [corner[0], corner[1]],
+        "blend": chosen,
+        "match": rules.match,
+        "photometric": rules.photometric,
+    }
+    canvas.add(donor.category, mask, Pasted(donor.instance, donor.image, seed, transform))
+    return True
+
+
+def _fit(donor: Donor, how: Turn, room: tuple[int, ...]) -> tuple[Donor, Turn]:
+    """Turn a donor, smaller where it would not fit its host otherwise."""
+    turned, done = turn(donor, how)
+    rows, columns = np.nonzero(turned.mask)
+    least = min(room[0] / (np.ptp(rows) + 3), room[1] / (np.ptp(columns) + 3))
+    if least >= 1 or how.scale * least < _SMALLEST:
+        return turned, done
+    return turn(donor, replace(how, scale=how.scale * float(least)))
+
+
+def _choose(how: Blending, pixels: Pixels, image: Image, rng: np.random.Generator) -> Blend:
+    deep = pixels.dtype == np.uint16
+    if how == "poisson" and deep:
+        raise InputError(f"{image.path}: has 16 bits, and poisson blends 8: choose --blend feather")
+    if how != "mixed":
+        return how
+    ways = [way for way in BLENDS if way != "poisson" or not deep]
+    return ways[int(rng.integers(len(ways)))]
+
+
+def _vary(patch: Pixels, seed: int) -> Pixels:
+    """Brightness and contrast a little different, as albumentations varies them."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the network for news when imported
+    import albumentations as A
+
+    most = float(np.iinfo(patch.dtype).max)
+    change = A.Compose(
+        [A.RandomBrightnessContrast(brightness_limit=0.03, contrast_limit=0.12, p=1.0)], seed=seed
+    )
+    scaled = np.ascontiguousarray(patch, np.float32) / most
+    changed = change(image=scaled)["image"].reshape(patch.shape)
+    varied: Pixels = np.rint(np.clip(changed, 0, 1) * most).astype(patch.dtype)
+    return varied
+
+
+def _like(pixels: Pixels, host: Pixels, donor: Donor) -> Pixels:
+    """The donor's pixels with the host's channels and depth."""
+    if pixels.dtype != host.dtype:
+        raise InputError(
+            f"annotation {donor.instance}: its picture has {8 * pixels.dtype.itemsize} bits, "
+            f"another {8 * host.dtype.itemsize}: store the pictures of a dataset alike"
+        )
+    if pixels.ndim < host.ndim:
+        return np.repeat(pixels[..., None], host.shape[2], axis=2)
+    if pixels.ndim > host.ndim:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_BGR2GRAY))
+    return pixels
+
+
+def _under(
+    pixels: Pixels, free: BinaryMask, corner: tuple[int, int], shape: tuple[int, ...]
+) -> tuple[Pixels, BinaryMask]:
+    """What a patch will cover, and where that lies on the picture and shows no defect."""
+    left, top = corner
+    height, width = shape
+    x0, y0 = max(0, left), max(0, top)
+    x1, y1 = min(pixels.shape[1], left + width), min(pixels.shape[0], top + height)
+    under = np.zeros((height, width, *pixels.shape[2:]), pixels.dtype)
+    usable = np.zeros((height, width), np.bool_)
+    there = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+    under[there] = pixels[y0:y1, x0:x1]
+    usable[there] = free[y0:y1, x0:x1]
+    return under, usable
+
+
+def _mask_of(instance: Instance, height: int, width: int) -> BinaryMask:
+    if instance.mask is not None:
+        return instance.to_mask(height, width)
+    mask = np.zeros((height, width), np.bool_)
+    x, y, w, h = (int(value) for value in instance.box)
+    mask[y : y + h, x : x + w] = True
+    return mask
