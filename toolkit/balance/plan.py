@@ -192,13 +192,17 @@ def _wanted(train: Dataset, target: Target, threshold: float | None) -> dict[str
 def _assign_pastes(
     train: Dataset, missing: Mapping[str, int], limits: Limits, rng: np.random.Generator
 ) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
-    """Who is pasted onto what: donors and hosts take turns; hosts are good pictures if possible."""
+    """Who is pasted onto what: donors and hosts take turns; hosts are good pictures if possible.
+
+    What was made by an earlier balance is neither.
+    """
     donors = {
         name: [
             (position, index)
             for position, image in enumerate(train.images)
             for index, instance in enumerate(image.instances)
             if instance.category == name
+            and not image.copy_of
             and instance.mask is not None
             and instance.area >= limits.smallest
         ]
@@ -211,7 +215,11 @@ def _assign_pastes(
     queue = [queue[index] for index in rng.permutation(len(queue)).tolist()]
     pastes: list[tuple[int, tuple[tuple[int, int], ...]]] = []
     for product in sorted({product_of(image) for image in train.images}):
-        of_product = [n for n, image in enumerate(train.images) if product_of(image) == product]
+        of_product = [
+            n
+            for n, image in enumerate(train.images)
+            if product_of(image) == product and not image.copy_of
+        ]
         hosts = [n for n in of_product if train.images[n].is_good] or of_product
         mine = [donor for donor in queue if product_of(train.images[donor[0]]) == product]
         mine = mine[: len(hosts) * limits.per_host * limits.per_picture]
@@ -253,7 +261,7 @@ def _assign_repeats(
     holds = [Counter(instance.category for instance in image.instances) for image in images]
     for _ in range(most):
         for position in rng.permutation(len(images)).tolist():
-            counts = holds[position]
+            counts = Counter[str]() if images[position].copy_of else holds[position]
             gain = sum(min(count, max(0, left.get(name, 0))) for name, count in counts.items())
             if gain and 2 * gain >= counts.total():
                 repeats[position] += 1

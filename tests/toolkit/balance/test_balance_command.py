@@ -139,6 +139,17 @@ def test_the_number_of_workers_changes_no_byte(tail) -> None:
     assert (one / "dataset.yaml").read_text() == (two / "dataset.yaml").read_text()
 
 
+@pytest.mark.parametrize("method", ["paste", "oversample"])
+def test_what_was_made_is_not_copied_again(tail, method) -> None:
+    once, _ = run(tail, "once", target="equal", method=method)
+    twice, _ = run(once, "twice", target=12, method=method)
+    train = DatasetFolder.open(twice).read("train")
+    assert train.count_instances()["spot"] > 8
+    made = {image.id for image in train.images if image.copy_of}
+    assert not made & {image.copy_of for image in train.images}
+    assert [f for f in check(twice, near_duplicates=False) if f.severity == "error"] == []
+
+
 def test_oversampling_lists_again_and_copies_no_file(tail) -> None:
     dest, result = run(tail, target="equal", method="oversample")
     assert result.pictures == 0
