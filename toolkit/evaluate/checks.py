@@ -212,7 +212,8 @@ def _fill(rles: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> bool:
     counts = [rle.get("counts") for rle in rles]
     if set(map(type, counts)) != {str}:
         return False
-    if any(tuple(rle.get("size", ())) != size for rle, size in zip(rles, sizes, strict=True)):
+    given = [rle.get("size") for rle in rles]
+    if not set(map(type, given)) <= {list, tuple} or list(map(tuple, given)) != list(sizes):
         return False
     return are_filled(counts, np.array(sizes, np.int64).prod(axis=1))
 

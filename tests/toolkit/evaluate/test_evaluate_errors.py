@@ -34,6 +34,8 @@ MakeScene = Callable[..., tuple[Dataset, list[Result]]]
         ({"bbox": [9, 9, -3, 3]}, "has a negative size: write"),
         ({"segmentation": [[1, 1, 5, 1, 5, 5]]}, "is not compressed RLE"),
         ({"segmentation": {"size": [32, 64], "counts": "0"}}, r"size \[32, 64\], the image"),
+        ({"segmentation": {"size": None, "counts": "0"}}, "size None, the image"),
+        ({"segmentation": {"size": 64, "counts": "0"}}, "size 64, the image"),
         ({"segmentation": {"size": [64, 64], "counts": "12"}}, "do not fill the image"),
         ({"segmentation": {"size": [64, 64], "counts": "~~"}}, "do not fill the image"),
         ({"segmentation": {"size": [64, 64], "counts": ""}}, "do not fill the image"),
