@@ -78,6 +78,8 @@ def run_totals(counts: Sequence[str]) -> npt.NDArray[np.int64] | None:
     totals = np.zeros(len(counts), np.int64)
     for parity in (0, 1):  # a run is a sum over every second number of its text
         changes = values[parity::2]
+        if not changes.size:
+            continue
         start = (first + 1 - parity) // 2
         count = (first + numbers + 1 - parity) // 2 - start
         # Sums run on over all texts: what had come up to the text's first number is taken off.
@@ -87,7 +89,7 @@ def run_totals(counts: Sequence[str]) -> npt.NDArray[np.int64] | None:
         runs -= np.repeat(np.where(before >= 0, runs[before], 0).astype(np.int32), count)
         leading = before[first % 2 == parity]  # the first number is a run, and of no other a part
         runs[leading] = changes[leading]
-        if runs.min(initial=0) < 0:
+        if runs.min() < 0:
             return None
         totals[count > 0] += np.add.reduceat(runs, start[count > 0], dtype=np.int64)
     return totals

@@ -23,6 +23,12 @@ def test_runs_of_compressed_rles_add_up(seed: int) -> None:
     np.testing.assert_array_equal(run_totals(texts), [each.sum() for each in runs])
 
 
+@pytest.mark.parametrize("masks", [1, 2, 3])
+def test_empty_masks_add_up(masks: int) -> None:
+    empty = coco_mask.encode(np.zeros((20, 30), np.uint8, order="F"))["counts"].decode()
+    np.testing.assert_array_equal(run_totals([empty] * masks), [600] * masks)
+
+
 @pytest.mark.parametrize(
     "counts",
     [
