@@ -114,7 +114,8 @@ def balanced(config: BalanceConfig, result: Balanced, *, as_json: bool) -> int:
     if not result.written:
         _print("planned only: nothing was written")
         return 0
-    _print(f"{config.dest}: {result.pictures} new pictures; balance.png shows real and pasted ones")
+    see = "; balance.png shows real and pasted ones" if result.pictures else ""
+    _print(f"{config.dest}: {result.pictures} new pictures{see}")
     for name, count in result.not_placed.items():
         _print(f"{count} of {name} found no place: try --place anywhere or --max-overlap 0.2")
     for name, figure in result.seams.items():
