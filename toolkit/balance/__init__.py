@@ -71,7 +71,13 @@ def balance(config: BalanceConfig) -> Balanced:
             known, a picture cannot be used, or the destination is taken.
     """
     folders = _folds(config)
-    plans = {folder.fold: _plan(config, folder, folder.read("train")) for folder in folders}
+    splits = {folder.fold: {n: folder.read(n) for n in folder.splits()} for folder in folders}
+    for folder in folders:
+        _check(config, folder, splits[folder.fold].get("train"))
+    products = {fold: _products(config, of_fold["train"]) for fold, of_fold in splits.items()}
+    plans = {
+        fold: _plan(config, of_fold["train"], products[fold]) for fold, of_fold in splits.items()
+    }
     if config.dry_run:
         return Balanced(plans, 0, {}, 0, written=False)
     if config.dest is None:
@@ -79,15 +85,12 @@ def balance(config: BalanceConfig) -> Balanced:
     not_placed: Counter[str] = Counter()
     pictures = lost = 0
     with staged_folder(config.dest) as staging:
-        numbers = _Numbers.after(folders)
+        numbers = _Numbers.after([d for of_fold in splits.values() for d in of_fold.values()])
         (staging / "images").mkdir()
-        splits = {folder.fold: {n: folder.read(n) for n in folder.splits()} for folder in folders}
         _link(staging, [d for of_fold in splits.values() for d in of_fold.values()])
-        for folder in folders:
-            filled = _fill(
-                config, splits[folder.fold]["train"], plans[folder.fold], staging, folder.fold
-            )
-            splits[folder.fold]["train"] = numbers.join(filled)
+        for fold, of_fold in splits.items():
+            filled = _fill(config, of_fold["train"], plans[fold], products[fold], staging, fold)
+            of_fold["train"] = numbers.join(filled)
             not_placed += filled.not_placed
             pictures += len(filled.new)
             lost += filled.lost
@@ -111,26 +114,26 @@ def _folds(config: BalanceConfig) -> list[DatasetFolder]:
     numbers: list[int | None] = [config.fold]
     if config.fold is None:
         numbers = [*fold_numbers(config.dataset)] or [None]
-    folders = [DatasetFolder.open(config.dataset, number) for number in numbers]
-    for folder in folders:
-        train = folder.read("train")
-        if not sum(train.count_instances().values()):
-            raise InputError(
-                f"{folder.annotations('train')}: has no defect: there is nothing to balance"
-            )
-        unknown = sorted(set(config.never_paste) - set(train.categories))
-        if unknown:
-            raise InputError(
-                f"never_paste: {unknown[0]!r} is no class of {config.dataset}: "
-                f"its classes are {', '.join(train.categories)}"
-            )
-    return folders
+    return [DatasetFolder.open(config.dataset, number) for number in numbers]
 
 
-def _plan(config: BalanceConfig, folder: DatasetFolder, train: Dataset) -> Plan:
+def _check(config: BalanceConfig, folder: DatasetFolder, train: Dataset | None) -> None:
+    """Refuse a train split that there is nothing to do with."""
+    where = folder.annotations("train")  # says so where there is none
+    if train is None or not sum(train.count_instances().values()):
+        raise InputError(f"{where}: has no defect: there is nothing to balance")
+    unknown = sorted(set(config.never_paste) - set(train.categories))
+    if unknown:
+        raise InputError(
+            f"never_paste: {unknown[0]!r} is no class of {config.dataset}: "
+            f"its classes are {', '.join(train.categories)}"
+        )
+
+
+def _plan(config: BalanceConfig, train: Dataset, products: Mapping[str, _Product]) -> Plan:
     never = dict.fromkeys(config.never_paste, "named by --never-paste")
     if config.method != "oversample":
-        never = {**_states(config, train), **never}
+        never = {**_states(train, products), **never}
         never |= {
             name: "it has no masks"
             for name in train.categories
@@ -158,10 +161,8 @@ def _has_masks(train: Dataset, name: str) -> bool:
     return not of_class or any(instance.mask is not None for instance in of_class)
 
 
-def _states(config: BalanceConfig, train: Dataset) -> dict[str, str]:
+def _states(train: Dataset, products: Mapping[str, _Product]) -> dict[str, str]:
     defective = [image for image in train.images if not image.is_good]
-
-    products = _products(config, train)
 
     def look(image: Image) -> list[tuple[Instance, BinaryMask]]:
         parts = products[product_of(image)].parts
@@ -189,7 +190,12 @@ class _Filled:
 
 
 def _fill(
-    config: BalanceConfig, train: Dataset, plan: Plan, staging: Path, fold: int | None
+    config: BalanceConfig,
+    train: Dataset,
+    plan: Plan,
+    products: Mapping[str, _Product],
+    staging: Path,
+    fold: int | None,
 ) -> _Filled:
     """Carry out a plan."""
     again = [
@@ -197,7 +203,7 @@ def _fill(
         for position, times in sorted(plan.repeats.items())
         for _ in range(times)
     ]
-    tasks = _tasks(config, train, plan, staging, fold)
+    tasks = _tasks(train, plan, products, staging, fold)
     rules = _rules(config)
     new: list[Image] = []
     missed: Counter[str] = Counter()
@@ -240,7 +246,12 @@ class _Product:
 
 
 def _products(config: BalanceConfig, train: Dataset) -> dict[str, _Product]:
-    """By product; auto puts defects where they were if its parts lie alike, else onto the part."""
+    """By product; auto puts defects where they were if its parts lie alike, else onto the part.
+
+    Nothing where no defect is to be pasted.
+    """
+    if config.method == "oversample":
+        return {}
     by_product: defaultdict[str, list[Image]] = defaultdict(list)
     for image in sorted(train.images, key=lambda image: not image.is_good):
         by_product[product_of(image)].append(image)
@@ -258,7 +269,11 @@ def _products(config: BalanceConfig, train: Dataset) -> dict[str, _Product]:
 
 
 def _tasks(
-    config: BalanceConfig, train: Dataset, plan: Plan, staging: Path, fold: int | None
+    train: Dataset,
+    plan: Plan,
+    products: Mapping[str, _Product],
+    staging: Path,
+    fold: int | None,
 ) -> list[Task]:
     """What is to be made; every donor is cut out once."""
     cut: dict[tuple[int, int], Donor] = {}
@@ -268,7 +283,6 @@ def _tasks(
         for picture, index in wanted:
             if picture == position:
                 cut[picture, index] = cut_out(pixels, train.images[picture], index)
-    products = _products(config, train) if plan.pastes else {}
     prefix = "pasted" if fold is None else f"pasted_fold{fold}"
     return [
         Task(
@@ -306,9 +320,8 @@ class _Numbers:
     annotation: int
 
     @classmethod
-    def after(cls, folders: Sequence[DatasetFolder]) -> _Numbers:
-        """Beyond all that are in use in any fold."""
-        datasets = [folder.read(name) for folder in folders for name in folder.splits()]
+    def after(cls, datasets: Sequence[Dataset]) -> _Numbers:
+        """Beyond all that are in use in any split."""
         images = [image for dataset in datasets for image in dataset.images]
         return cls(
             1 + max(image.id for image in images),
