@@ -113,7 +113,7 @@ def main() -> None:
     options = _options()
     sources = {path.name: path for path in options.sources}
     for name, path in sources.items():
-        _prepare(path, options.out / "data" / name, options.out / "layout" / name)
+        prepare(path, options.out / "data" / name, options.out / "layout" / name)
     trials = [
         Trial(source, shots, fold, model, weights)
         for fold in options.folds
@@ -166,7 +166,7 @@ def _weights(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((label, weights or label) for label, _, weights in pairs)
 
 
-def _prepare(source: Path, dataset: Path, layout: Path) -> None:
+def prepare(source: Path, dataset: Path, layout: Path) -> None:
     """Convert a source into folds; NEU-Seg's masks of class numbers become MVTec's first."""
     if dataset.exists():
         return

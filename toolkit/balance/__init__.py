@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from converters.convert import link_or_copy
-from converters.dataset import BinaryMask, Dataset, Image, Instance
+from converters.dataset import Dataset, Image
 from converters.errors import InputError
 from converters.files import staged_folder, write_text
 from converters.folder import CARD, DatasetFolder, fold_numbers
@@ -22,11 +23,11 @@ from converters.formats.coco import write_coco
 from converters.formats.yolo import write_yolo
 from toolkit.balance.compose import Composed, Rules, Task, compose, read_pixels
 from toolkit.balance.donors import Donor, cut_out
-from toolkit.balance.objects import Parts, lie_alike
+from toolkit.balance.objects import Glance, Parts, find_object, glance, lie_alike
 from toolkit.balance.place import Placement
 from toolkit.balance.plan import ClassPlan, Limits, Plan, make_plan, product_of, repeat_factors
 from toolkit.balance.sheet import write_sheet
-from toolkit.balance.states import find_states
+from toolkit.balance.states import Seen, find_states, look_at
 from toolkit.config import BalanceConfig
 from toolkit.console import track
 from toolkit.evaluate.metrics import Figure
@@ -96,7 +97,8 @@ def balance(config: BalanceConfig) -> Balanced:
             lost += filled.lost
         for fold, of_fold in splits.items():
             _write(staging, fold, of_fold, folders[0])
-        write_sheet(staging / SHEET, next(iter(splits.values()))["train"], staging / "images")
+        shown = next(iter(splits.values()))["train"]
+        write_sheet(staging / SHEET, shown, staging / "images", _workers(config))
         _write_card(staging, config, folders[0].card, splits, plans, not_placed)
     seams = _seams(config, folders[0].fold) if config.seam_test else {}
     return Balanced(plans, pictures, dict(not_placed), lost, written=True, seams=seams)
@@ -133,7 +135,7 @@ def _check(config: BalanceConfig, folder: DatasetFolder, train: Dataset | None) 
 def _plan(config: BalanceConfig, train: Dataset, products: Mapping[str, _Product]) -> Plan:
     never = dict.fromkeys(config.never_paste, "named by --never-paste")
     if config.method != "oversample":
-        never = {**_states(train, products), **never}
+        never = {**_states(train, products, _workers(config)), **never}
         never |= {
             name: "it has no masks"
             for name in train.categories
@@ -161,15 +163,20 @@ def _has_masks(train: Dataset, name: str) -> bool:
     return not of_class or any(instance.mask is not None for instance in of_class)
 
 
-def _states(train: Dataset, products: Mapping[str, _Product]) -> dict[str, str]:
+def _states(train: Dataset, products: Mapping[str, _Product], workers: int) -> dict[str, str]:
     defective = [image for image in train.images if not image.is_good]
 
-    def look(image: Image) -> list[tuple[Instance, BinaryMask]]:
+    def look(image: Image) -> list[Seen]:
         parts = products[product_of(image)].parts
         part = parts.on(read_pixels(image.path), image.file_name)
-        return [(instance, part) for instance in image.instances if instance.mask is not None]
+        return [look_at(each, part) for each in image.instances if each.mask is not None]
 
-    return find_states(train.categories, (pair for image in defective for pair in look(image)))
+    with ThreadPoolExecutor(workers) as pool:
+        return find_states(train.categories, chain.from_iterable(pool.map(look, defective)))
+
+
+def _workers(config: BalanceConfig) -> int:
+    return config.workers or os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -203,12 +210,12 @@ def _fill(
         for position, times in sorted(plan.repeats.items())
         for _ in range(times)
     ]
-    tasks = _tasks(train, plan, products, staging, fold)
+    tasks = _tasks(train, plan, products, _cut_out(config, train, plan), staging, fold)
     rules = _rules(config)
     new: list[Image] = []
     missed: Counter[str] = Counter()
     lost = 0
-    with ThreadPoolExecutor(config.workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_workers(config)) as pool:
         composed = track(pool.map(partial(compose, rules=rules), tasks), "pasting", len(tasks))
         for task, done in zip(tasks, composed, strict=True):
             found = Counter(i.category for i in done.instances if i.pasted is not None)
@@ -258,31 +265,52 @@ def _products(config: BalanceConfig, train: Dataset) -> dict[str, _Product]:
     products = {}
     for product, images in by_product.items():
         good = [image for image in images if image.is_good] or images
-        seen = [read_pixels(image.path) for image in good[:_LOOKED_AT]]
+        with ThreadPoolExecutor(_workers(config)) as pool:
+            seen = list(pool.map(_glance, good[:_LOOKED_AT]))
         place: Placement = "foreground"
         if config.place != "auto":
             place = config.place
-        elif len(seen) > 1 and lie_alike(seen):
+        elif len(seen) > 1 and lie_alike([glance for glance, _ in seen]):
             place = "same-place"
-        products[product] = _Product(Parts.of(config.objects, seen), place)
+        filled = [fills for _, fills in seen]
+        products[product] = _Product(Parts(config.objects, 2 * sum(filled) >= len(filled)), place)
     return products
+
+
+def _glance(image: Image) -> tuple[Glance, bool]:
+    """A picture at a glance, and whether the surface fills it."""
+    pixels = read_pixels(image.path)
+    return glance(pixels), bool(find_object(pixels).all())
+
+
+def _cut_out(config: BalanceConfig, train: Dataset, plan: Plan) -> dict[tuple[int, int], Donor]:
+    """Every donor of the plan, by its position."""
+    wanted: defaultdict[int, set[int]] = defaultdict(set)
+    for picture, index in chain.from_iterable(donors for _, donors in plan.pastes):
+        wanted[picture].add(index)
+
+    def cut(picture: int) -> list[Donor]:
+        image = train.images[picture]
+        pixels = read_pixels(image.path)
+        return [cut_out(pixels, image, index) for index in sorted(wanted[picture])]
+
+    with ThreadPoolExecutor(_workers(config)) as pool:
+        return {
+            (picture, index): donor
+            for picture, donors in zip(wanted, pool.map(cut, wanted), strict=True)
+            for index, donor in zip(sorted(wanted[picture]), donors, strict=True)
+        }
 
 
 def _tasks(
     train: Dataset,
     plan: Plan,
     products: Mapping[str, _Product],
+    cut: Mapping[tuple[int, int], Donor],
     staging: Path,
     fold: int | None,
 ) -> list[Task]:
-    """What is to be made; every donor is cut out once."""
-    cut: dict[tuple[int, int], Donor] = {}
-    wanted = sorted({donor for _, donors in plan.pastes for donor in donors})
-    for position in sorted({picture for picture, _ in wanted}):
-        pixels = read_pixels(train.images[position].path)
-        for picture, index in wanted:
-            if picture == position:
-                cut[picture, index] = cut_out(pixels, train.images[picture], index)
+    """What is to be made."""
     prefix = "pasted" if fold is None else f"pasted_fold{fold}"
     return [
         Task(

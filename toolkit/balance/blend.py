@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any, Literal, TypeAlias, get_args
 
 import cv2
@@ -26,6 +27,9 @@ _GAIN = (0.6, 1.6)
 
 _NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
+_BLURS = tuple(round(0.1 * tenths, 1) for tenths in range(3, 21))
+"""Standard deviations in pixels by which a patch with too much grain may be blurred."""
+
 _SAME = 1.1
 """Grain that differs by less than this factor is left as it is."""
 
@@ -48,6 +52,8 @@ def blend(
         corner: column and row of the patch's top left corner on the host, which may lie outside.
         how: of what kind the seam is.
     """
+    near, corner = _near(mask, corner)
+    patch, mask = patch[near], mask[near]
     host_window, window = _overlap(host, patch, corner)
     under, over, inside = host[host_window], patch[window], mask[window]
     if how == "poisson":
@@ -83,40 +89,67 @@ def match_host(
     """
     if clean.sum() < 16 or usable.sum() < 16:
         return patch
-    planes = _planes(patch)
-    targets = _planes(host)
-    matched = np.empty_like(planes)
-    for index in range(planes.shape[2]):
-        mine, theirs = planes[..., index][clean], targets[..., index][usable]
-        gain = np.clip((theirs.std() + 1e-3) / (mine.std() + 1e-3), *_GAIN)
-        matched[..., index] = (planes[..., index] - mine.mean()) * gain + theirs.mean()
-    wanted = grain(targets.mean(axis=2), usable)
+    mine, mine_spread = _light_of(patch, clean)
+    theirs, their_spread = _light_of(host, usable)
+    gain = np.clip((their_spread + 1e-3) / (mine_spread + 1e-3), *_GAIN)
+    matched = _planes(patch) * gain + (theirs - mine * gain)
+    wanted = grain(_mean_plane(_planes(host)), usable)
     matched = _regrain(matched, clean, wanted, rng)
     return _to_type(matched.reshape(patch.shape), patch.dtype)
 
 
+def _light_of(pixels: Pixels, where: BinaryMask) -> tuple[_Float, _Float]:
+    """Mean and standard deviation of some pixels, a number per channel."""
+    mean, spread = cv2.meanStdDev(np.ascontiguousarray(pixels), mask=where.astype(np.uint8))
+    return mean.ravel().astype(np.float32), spread.ravel().astype(np.float32)
+
+
 def grain(plane: _Float, where: BinaryMask) -> float:
     """Standard deviation of noise as Immerkaer estimates it, on some pixels."""
-    inner = cv2.erode(where.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_)
-    if not inner.any():
+    inner = cv2.erode(where.astype(np.uint8), np.ones((3, 3), np.uint8))
+    count = cv2.countNonZero(inner)
+    if not count:
         return 0.0
     response = cv2.filter2D(plane.astype(np.float32), -1, _NOISE_KERNEL)
-    return float(np.abs(response[inner]).mean() * np.sqrt(np.pi / 2) / 6)
+    return float(cv2.norm(response, cv2.NORM_L1, inner) / count * np.sqrt(np.pi / 2) / 6)
 
 
 def _regrain(planes: _Float, clean: BinaryMask, wanted: float, rng: np.random.Generator) -> _Float:
-    mine = grain(planes.mean(axis=2), clean)
+    mean = _mean_plane(planes)
+    mine = grain(mean, clean)
     if mine > wanted * _SAME:
-        for sigma in np.arange(0.3, 2.01, 0.1):
-            blurred = cv2.GaussianBlur(planes, (0, 0), float(sigma)).reshape(planes.shape)
-            if grain(blurred.mean(axis=2), clean) <= wanted * _SAME:
-                break
-        return np.asarray(blurred, np.float32)
+        # The mildest blur that is enough; more of it never leaves more grain.
+        mildest = bisect_left(
+            _BLURS[:-1],
+            True,
+            key=lambda sigma: grain(_blur(mean, sigma), clean) <= wanted * _SAME,
+        )
+        return _blur(planes, _BLURS[mildest]).reshape(planes.shape)
     if wanted > mine * _SAME:
         missing = np.sqrt(wanted**2 - mine**2)
         noise = rng.normal(0, missing, planes.shape[:2]).astype(np.float32)
         return planes + noise[..., None]
     return planes
+
+
+def _blur(planes: _Float, sigma: float) -> _Float:
+    return np.asarray(cv2.GaussianBlur(planes, (0, 0), sigma), np.float32)
+
+
+def _mean_plane(planes: _Float) -> _Float:
+    channels = planes.shape[2]
+    if channels == 1:
+        return planes[..., 0]
+    return np.asarray(cv2.transform(planes, np.full((1, channels), 1 / channels)), np.float32)
+
+
+def _near(mask: BinaryMask, corner: tuple[int, int]) -> tuple[Any, tuple[int, int]]:
+    """The part of a patch that can end up on the host, and where its corner goes."""
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    around = MARGIN + 1
+    left, top = max(0, x - around), max(0, y - around)
+    near = np.s_[top : y + h + around, left : x + w + around]
+    return near, (corner[0] + left, corner[1] + top)
 
 
 def _fade(mask: BinaryMask) -> _Float:

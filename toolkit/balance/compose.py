@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,11 +15,11 @@ import numpy as np
 from converters.dataset import BinaryMask, Image, Instance, Pasted
 from converters.errors import InputError
 from converters.files import write_bytes
-from converters.geometry import region_from_mask
 from toolkit.balance.blend import BLENDS, Blend, blend, match_host
 from toolkit.balance.donors import Donor, Turn, draw_turn, turn
 from toolkit.balance.objects import Parts, Pixels
 from toolkit.balance.place import Ground, Placement, find_place
+from toolkit.balance.regions import Region, region_of, tight_region, without
 
 Blending: TypeAlias = Literal["hard", "feather", "poisson", "mixed"]
 """A way of blending, or a new one for every paste."""
@@ -97,41 +98,39 @@ class Canvas:
 
     def __post_init__(self) -> None:
         """Start with the host's own defects."""
-        height, width = self.pixels.shape[:2]
         self.instances = list(self.image.instances)
-        self.masks = [_mask_of(instance, height, width) for instance in self.instances]
-        self.sizes = [int(mask.sum()) for mask in self.masks]
+        self.regions: list[Region | None] = [region_of(i) for i in self.instances]
+        self.taken: BinaryMask = np.zeros(self.pixels.shape[:2], np.bool_)
+        for region in self.regions:
+            self._take(region)
 
     @cached_property
     def part(self) -> BinaryMask:
         """Where the part is."""
         return self.parts.on(self.pixels, self.image.file_name)
 
-    @property
-    def taken(self) -> BinaryMask:
-        """Where defects are."""
-        taken = np.zeros(self.pixels.shape[:2], np.bool_)
-        for mask in self.masks:
-            taken |= mask
-        return taken
-
-    def add(self, category: str, mask: BinaryMask, pasted: Pasted) -> None:
+    def add(self, category: str, region: Region, pasted: Pasted) -> None:
         """Put a defect on top: what it covers of older ones is no longer there."""
-        self.masks = [older & ~mask for older in self.masks]
-        self.instances.append(Instance(category, (0, 0, 0, 0), None, 0, pasted))
-        self.masks.append(mask)
-        self.sizes.append(int(mask.sum()))
+        for index, older in enumerate(self.regions):
+            left = older and without(older, region)
+            if left is older:
+                continue
+            self.regions[index] = left
+            if left is not None and older is not None and left[1].sum() < older[1].sum():
+                self.instances[index] = _cut(self.instances[index], left)
+        self.instances.append(_cut(Instance(category, (0, 0, 0, 0), None, 0, pasted), region))
+        self.regions.append(region)
+        self._take(region)
+
+    def _take(self, region: Region | None) -> None:
+        if region is not None:
+            (x, y, w, h), mask = region
+            self.taken[y : y + h, x : x + w] |= mask
 
     def finish(self) -> tuple[Instance, ...]:
         """What is on the picture: tight boxes and masks of all that can still be seen."""
-        finished = []
-        for instance, mask, size in zip(self.instances, self.masks, self.sizes, strict=True):
-            if mask.sum() == size and instance.pasted is None:
-                finished.append(instance)
-            elif mask.any():
-                box, crop = region_from_mask(mask)
-                finished.append(replace(instance, box=box, mask=crop))
-        return tuple(finished)
+        pairs = zip(self.instances, self.regions, strict=True)
+        return tuple(instance for instance, region in pairs if region is not None)
 
 
 def compose(task: Task, rules: Rules) -> Composed:
@@ -188,21 +187,21 @@ def _paste(
     if place != "same-place":
         how = draw_turn(rng, donor, rotate=rules.rotate, scale=rules.scale, flip=rules.flip)
     turned, how = _fit(donor, how, canvas.pixels.shape[:2])
-    ground = Ground(canvas.part, canvas.taken)
+    on_part = place in ("foreground", "near-edge")
+    ground = Ground(canvas.part if on_part else None, canvas.taken)
     corner = find_place(rng, turned, ground, place, rules.max_overlap)
     if corner is None:
         return False
     patch = _like(turned.pixels, canvas.pixels, donor)
     if rules.match:
-        under, usable = _under(canvas.pixels, ~ground.taken, corner, turned.mask.shape)
+        under, usable = _under(canvas.pixels, canvas.taken, corner, turned.mask.shape)
         patch = match_host(patch, turned.clean, under, usable, rng)
     if rules.photometric:
-        patch = _vary(patch, int(rng.integers(1 << 31)))
+        patch = _light().vary(patch, int(rng.integers(1 << 31)))
     chosen = _choose(rules.blend, canvas.pixels, canvas.image, rng)
     blend(canvas.pixels, patch, turned.mask, corner, chosen)
-    mask = np.zeros(canvas.pixels.shape[:2], np.bool_)
-    rows, columns = np.nonzero(turned.mask)
-    mask[rows + corner[1], columns + corner[0]] = True
+    region = tight_region(turned.mask, *corner)
+    assert region is not None, "a turned mask keeps most of its area"
     transform = {
         **how.to_json(),
         "place": place,
@@ -211,15 +210,15 @@ def _paste(
         "match": rules.match,
         "photometric": rules.photometric,
     }
-    canvas.add(donor.category, mask, Pasted(donor.instance, donor.image, seed, transform))
+    canvas.add(donor.category, region, Pasted(donor.instance, donor.image, seed, transform))
     return True
 
 
 def _fit(donor: Donor, how: Turn, room: tuple[int, ...]) -> tuple[Donor, Turn]:
     """Turn a donor, smaller where it would not fit its host otherwise."""
     turned, done = turn(donor, how)
-    rows, columns = np.nonzero(turned.mask)
-    least = min(room[0] / (np.ptp(rows) + 3), room[1] / (np.ptp(columns) + 3))
+    _, _, width, height = cv2.boundingRect(turned.mask.view(np.uint8))
+    least = min(room[0] / (height + 2), room[1] / (width + 2))
     if least >= 1 or how.scale * least < _SMALLEST:
         return turned, done
     return turn(donor, replace(how, scale=how.scale * float(least)))
@@ -235,19 +234,36 @@ def _choose(how: Blending, pixels: Pixels, image: Image, rng: np.random.Generato
     return ways[int(rng.integers(len(ways)))]
 
 
-def _vary(patch: Pixels, seed: int) -> Pixels:
-    """Brightness and contrast a little different, as albumentations varies them."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the network for news when imported
-    import albumentations as A
+class _Light(threading.local):
+    """Brightness and contrast a little different, as albumentations varies them.
 
-    most = float(np.iinfo(patch.dtype).max)
-    change = A.Compose(
-        [A.RandomBrightnessContrast(brightness_limit=0.03, contrast_limit=0.12, p=1.0)], seed=seed
-    )
-    scaled = np.ascontiguousarray(patch, np.float32) / most
-    changed = change(image=scaled)["image"].reshape(patch.shape)
-    varied: Pixels = np.rint(np.clip(changed, 0, 1) * most).astype(patch.dtype)
-    return varied
+    What albumentations draws depends on its last seed: every thread has its own.
+    """
+
+    def __init__(self) -> None:
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the network for news when imported
+        import albumentations as A
+
+        self._change = A.Compose(
+            [A.RandomBrightnessContrast(brightness_limit=0.03, contrast_limit=0.12, p=1.0)]
+        )
+
+    def vary(self, patch: Pixels, seed: int) -> Pixels:
+        """The patch in other light; the same seed gives the same."""
+        self._change.set_random_seed(seed)
+        patch = np.ascontiguousarray(patch)
+        if patch.dtype == np.uint8:
+            varied: Pixels = self._change(image=patch)["image"].reshape(patch.shape)
+            return varied
+        most = float(np.iinfo(patch.dtype).max)
+        changed = self._change(image=patch.astype(np.float32) / most)["image"].reshape(patch.shape)
+        varied = np.rint(np.clip(changed, 0, 1) * most).astype(patch.dtype)
+        return varied
+
+
+@cache
+def _light() -> _Light:
+    return _Light()
 
 
 def _like(pixels: Pixels, host: Pixels, donor: Donor) -> Pixels:
@@ -265,7 +281,7 @@ def _like(pixels: Pixels, host: Pixels, donor: Donor) -> Pixels:
 
 
 def _under(
-    pixels: Pixels, free: BinaryMask, corner: tuple[int, int], shape: tuple[int, ...]
+    pixels: Pixels, taken: BinaryMask, corner: tuple[int, int], shape: tuple[int, ...]
 ) -> tuple[Pixels, BinaryMask]:
     """What a patch will cover, and where that lies on the picture and shows no defect."""
     left, top = corner
@@ -276,14 +292,10 @@ def _under(
     usable = np.zeros((height, width), np.bool_)
     there = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
     under[there] = pixels[y0:y1, x0:x1]
-    usable[there] = free[y0:y1, x0:x1]
+    usable[there] = ~taken[y0:y1, x0:x1]
     return under, usable
 
 
-def _mask_of(instance: Instance, height: int, width: int) -> BinaryMask:
-    if instance.mask is not None:
-        return instance.to_mask(height, width)
-    mask = np.zeros((height, width), np.bool_)
-    x, y, w, h = (int(value) for value in instance.box)
-    mask[y : y + h, x : x + w] = True
-    return mask
+def _cut(instance: Instance, region: Region) -> Instance:
+    (x, y, w, h), mask = region
+    return replace(instance, box=(float(x), float(y), float(w), float(h)), mask=mask)

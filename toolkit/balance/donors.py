@@ -10,9 +10,13 @@ import numpy as np
 
 from converters.dataset import BinaryMask, Image
 from toolkit.balance.objects import Pixels
+from toolkit.balance.regions import region_of, within
 
 _SURROUNDINGS = 0.5
-"""Width of what is cut out around a defect, as a share of its longer side; at least 12 pixels."""
+"""Width of what is cut out around a defect, as a share of its longer side."""
+
+_WIDTHS = (12, 32)
+"""Least and most of that width in pixels: a seam is seen by what is near it."""
 
 _ALIKE = (0.75, 1.33)
 """How much of its area a turned mask may lose or win; thin ones break, and are turned by 90°."""
@@ -70,25 +74,20 @@ def cut_out(pixels: Pixels, image: Image, index: int) -> Donor:
     height, width = pixels.shape[:2]
     instance = image.instances[index]
     x, y, w, h = (int(value) for value in instance.box)
-    around = max(12, round(_SURROUNDINGS * max(w, h)))
+    around = min(max(_WIDTHS[0], round(_SURROUNDINGS * max(w, h))), _WIDTHS[1])
     left, top = max(0, x - around), max(0, y - around)
     right, bottom = min(width, x + w + around), min(height, y + h + around)
-    window = np.s_[top:bottom, left:right]
-    mask = instance.to_mask(height, width)
-    clean = ~mask
+    frame = (left, top, right - left, bottom - top)
+    taken = np.zeros((bottom - top, right - left), np.bool_)
     for other in image.instances:
-        if other.mask is None:
-            ox, oy, ow, oh = (int(value) for value in other.box)
-            clean[oy : oy + oh, ox : ox + ow] = False
-        else:
-            clean &= ~other.to_mask(height, width)
+        taken |= within(region_of(other), frame)
     return Donor(
         image.id,
         instance.id,
         instance.category,
-        pixels[window].copy(),
-        mask[window].copy(),
-        clean[window].copy(),
+        pixels[top:bottom, left:right].copy(),
+        within(region_of(instance), frame),
+        ~taken,
         (x, y, width, height),
         (x == 0, y == 0, x + w == width, y + h == height),
     )
@@ -136,11 +135,9 @@ def turn(donor: Donor, how: Turn) -> tuple[Donor, Turn]:
     size = (int(np.ceil(width * cos + height * sin)), int(np.ceil(width * sin + height * cos)))
     matrix[:, 2] += (np.array(size) - 1) / 2 - np.array([(width - 1) / 2, (height - 1) / 2])
 
-    def warp(plane: BinaryMask) -> BinaryMask:
-        grey = cv2.warpAffine(plane.astype(np.float32), matrix, size, flags=cv2.INTER_LINEAR)
-        return np.asarray(grey >= 0.5)
-
-    mask = warp(donor.mask)
+    planes = np.dstack([donor.mask, donor.clean]).astype(np.uint8) * np.uint8(255)
+    planes = np.asarray(cv2.warpAffine(planes, matrix, size, flags=cv2.INTER_LINEAR), np.uint8)
+    mask, clean = planes[..., 0] >= 128, planes[..., 1] >= 128
     wanted = donor.mask.sum() * how.scale**2
     if not _ALIKE[0] * wanted <= mask.sum() <= _ALIKE[1] * wanted:
         quarters = round(how.angle / 90) % 4
@@ -156,4 +153,4 @@ def turn(donor: Donor, how: Turn) -> tuple[Donor, Turn]:
         flags=cv2.INTER_AREA if how.scale < 1 else cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    return replace(donor, pixels=pixels, mask=mask, clean=warp(donor.clean)), how
+    return replace(donor, pixels=pixels, mask=mask, clean=clean), how

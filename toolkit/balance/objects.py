@@ -20,6 +20,9 @@ Pixels = npt.NDArray[Any]
 _RIM = 0.04
 """Width of the rim that shows the background, as a share of the shorter side."""
 
+_LOOKED_AT = 256
+"""Pixels of the longer side at which a part is found."""
+
 _PURE = 0.9
 """Share of the rim that has to look alike before it is taken for background."""
 
@@ -43,11 +46,11 @@ def glance(pixels: Pixels) -> Glance:
     return np.asarray(small / max(1e-6, float(np.linalg.norm(small))), np.float32)
 
 
-def lie_alike(pictures: Sequence[Pixels]) -> bool:
+def lie_alike(glances: Sequence[Glance]) -> bool:
     """Whether parts lie on all pictures as they do on the others, at least two of them."""
-    glances = np.stack([glance(pixels).ravel() for pixels in pictures])
-    pairs = np.triu_indices(len(glances), 1)
-    return bool(np.median((glances @ glances.T)[pairs]) >= SAME_SCENE)
+    flat = np.stack([each.ravel() for each in glances])
+    pairs = np.triu_indices(len(flat), 1)
+    return bool(np.median((flat @ flat.T)[pairs]) >= SAME_SCENE)
 
 
 def find_object(pixels: Pixels) -> BinaryMask:
@@ -55,8 +58,19 @@ def find_object(pixels: Pixels) -> BinaryMask:
 
     Two kinds of pixels are told apart by Otsu's threshold in the colour channel that separates them
     best. Where nearly all of the rim is of one kind, that is the background, and the part is what
-    remains, its holes filled.
+    remains, its holes filled. Large pictures are looked at shrunk to 256 pixels.
     """
+    size = pixels.shape[1], pixels.shape[0]
+    shrink = _LOOKED_AT / max(size)
+    if shrink < 1:
+        small = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+        part = _find(np.asarray(cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)))
+        part = cv2.resize(part.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        return np.asarray(part)
+    return _find(pixels)
+
+
+def _find(pixels: Pixels) -> BinaryMask:
     planes = pixels[..., None] if pixels.ndim == 2 else pixels
     height, width = planes.shape[:2]
     whole = np.ones((height, width), np.bool_)
@@ -93,18 +107,12 @@ class Parts:
 
     Attributes:
         given: folder of masks; None where they are found.
-        fills: whether the surface fills the pictures, so that there is nothing to find. A defect is
-            not taken for the part then.
+        fills: whether the surface fills most pictures of good parts, so that there is nothing to
+            find. A defect is not taken for the part then.
     """
 
     given: Path | None
     fills: bool
-
-    @classmethod
-    def of(cls, given: Path | None, good: Sequence[Pixels]) -> Parts:
-        """Look whether most of some pictures of good parts show nothing but surface."""
-        filled = [bool(find_object(pixels).all()) for pixels in good] if given is None else []
-        return cls(given, 2 * sum(filled) >= len(filled) > 0)
 
     def on(self, pixels: Pixels, file_name: str) -> BinaryMask:
         """The part on a picture.

@@ -25,11 +25,11 @@ class Ground:
     """What a host offers.
 
     Attributes:
-        part: shape (height, width), where the part is.
+        part: shape (height, width), where the part is; only asked for where the rule needs it.
         taken: shape (height, width), where defects are.
     """
 
-    part: BinaryMask
+    part: BinaryMask | None
     taken: BinaryMask
 
 
@@ -47,23 +47,23 @@ def find_place(
         how: the rule.
         max_overlap: most of the smaller of two defects that they may share.
     """
-    height, width = ground.part.shape
-    rows, columns = np.nonzero(donor.mask)
-    left, top = int(columns.min()), int(rows.min())
-    w, h = int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
+    height, width = ground.taken.shape
+    left, top, w, h = cv2.boundingRect(donor.mask.view(np.uint8))
     if w > width or h > height:
         return None
     mask = donor.mask[top : top + h, left : left + w]
-    band = _edge(ground.part) if how == "near-edge" else None
+    area = np.count_nonzero(mask)
+    part = ground.part if how in ("foreground", "near-edge") else None
+    band = _edge(part) if part is not None and how == "near-edge" else None
     for _ in range(_TRIES):
         x, y = _corner(rng, donor, (w, h), (width, height), how)
         window = np.s_[y : y + h, x : x + w]
-        if how in ("foreground", "near-edge"):
-            on_part = ground.part[window][mask].mean()
-            if on_part < _ON_PART or (band is not None and not band[window][mask].any()):
-                continue
-        shared = int(ground.taken[window][mask].sum())
-        if shared and shared > max_overlap * min(int(mask.sum()), int(ground.taken.sum())):
+        if part is not None and np.count_nonzero(part[window] & mask) < _ON_PART * area:
+            continue
+        if band is not None and not (band[window] & mask).any():
+            continue
+        shared = np.count_nonzero(ground.taken[window] & mask)
+        if shared and shared > max_overlap * min(area, np.count_nonzero(ground.taken)):
             continue
         return x - left, y - top
     return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,16 +20,31 @@ CELL = 120
 _EACH = 8
 _ROOM = 34
 
+_Thing = TypeVar("_Thing")
 
-def write_sheet(path: Path, train: Dataset, images: Path) -> None:
+
+def write_sheet(path: Path, train: Dataset, images: Path, workers: int) -> None:
     """Draw up to eight real and eight pasted instances of every class side by side.
+
+    Below them lie some pictures before anything was pasted onto them, and after.
 
     Args:
         path: PNG to write.
         train: with instances of both kinds; classes without a pasted one are left out.
         images: folder of the pictures.
+        workers: threads that read them.
     """
-    rows = []
+    with ThreadPoolExecutor(workers) as pool:
+        rows = list(_class_rows(pool, train, images))
+        if not rows:
+            return
+        rows.append(_pictures_row(pool, train, images))
+    head = _label(f"real: the first {_EACH} cells   pasted: the others", rows[0].shape[1], 24)
+    _, png = cv2.imencode(".png", cv2.cvtColor(np.concatenate([head, *rows]), cv2.COLOR_RGB2BGR))
+    write_bytes(path, png.tobytes())
+
+
+def _class_rows(pool: Executor, train: Dataset, images: Path) -> Iterator[RgbImage]:
     for name in train.categories:
         pairs = [
             (image, i) for image in train.images for i in image.instances if i.category == name
@@ -34,19 +52,36 @@ def write_sheet(path: Path, train: Dataset, images: Path) -> None:
         real = [pair for pair in pairs if pair[1].pasted is None and not pair[0].copy_of]
         pasted = [pair for pair in pairs if pair[1].pasted is not None]
         if pasted:
-            strip = [_crop(images, *pair) for pair in (*_some(real), *_some(pasted))]
-            rows.append(_row(name, len(_some(real)), strip))
-    if not rows:
-        return
-    head = _label(f"real: the first {_EACH} cells   pasted: the others", rows[0].shape[1], 24)
-    _, png = cv2.imencode(".png", cv2.cvtColor(np.concatenate([head, *rows]), cv2.COLOR_RGB2BGR))
-    write_bytes(path, png.tobytes())
+            strip = pool.map(lambda p: _crop(images, *p), (*_some(real), *_some(pasted)))
+            yield _row(name, len(_some(real)), list(strip))
 
 
-def _some(pairs: list[tuple[Image, Instance]]) -> list[tuple[Image, Instance]]:
-    if len(pairs) <= _EACH:
-        return pairs
-    return [pairs[index * len(pairs) // _EACH] for index in range(_EACH)]
+def _pictures_row(pool: Executor, train: Dataset, images: Path) -> RgbImage:
+    hosts = {image.id: image for image in train.images}
+    made = [i for i in train.images if any(instance.pasted for instance in i.instances)]
+    chosen = _some([image for image in made if image.copy_of in hosts])
+    before = list(pool.map(lambda image: _whole(images, hosts[image.copy_of]), chosen))
+    after = list(pool.map(lambda image: _whole(images, image), chosen))
+    return _row("the same pictures before and after", len(before), [*before, *after])
+
+
+def _some(things: list[_Thing]) -> list[_Thing]:
+    if len(things) <= _EACH:
+        return things
+    return [things[index * len(things) // _EACH] for index in range(_EACH)]
+
+
+def _whole(images: Path, image: Image) -> RgbImage:
+    """A picture, shrunk into a cell."""
+    pixels = read_image(images / image.file_name)
+    shrink = (CELL - 4) / max(pixels.shape[:2])
+    size = max(1, round(shrink * pixels.shape[1])), max(1, round(shrink * pixels.shape[0]))
+    cell = np.full((CELL, CELL, 3), 255, np.uint8)
+    left, top = (CELL - size[0]) // 2, (CELL - size[1]) // 2
+    cell[top : top + size[1], left : left + size[0]] = cv2.resize(
+        pixels, size, interpolation=cv2.INTER_AREA
+    )
+    return cell
 
 
 def _crop(images: Path, image: Image, instance: Instance) -> RgbImage:

@@ -12,9 +12,9 @@ from converters.dataset import Image, Instance
 from converters.geometry import region_from_mask
 from toolkit.balance.blend import BLENDS, MARGIN, blend, grain, match_host
 from toolkit.balance.donors import Donor, Turn, cut_out, draw_turn, turn
-from toolkit.balance.objects import find_object, lie_alike
+from toolkit.balance.objects import find_object, glance, lie_alike
 from toolkit.balance.place import Ground, find_place
-from toolkit.balance.states import find_states
+from toolkit.balance.states import Seen, find_states, look_at
 
 
 def noise(seed: int, shape: tuple[int, ...], level: float = 120, sigma: float = 8) -> np.ndarray:
@@ -183,16 +183,16 @@ def test_a_surface_that_fills_the_picture_is_all_part() -> None:
 def test_parts_that_lie_alike_are_seen() -> None:
     part = disc((120, 160), (80, 60), 40)
     alike = [np.where(part, 200, noise(seed, part.shape, 60, 10)) for seed in range(4)]
-    assert lie_alike([pixels.astype(np.uint8) for pixels in alike])
-    assert not lie_alike([noise(seed, (120, 160), 120, 30) for seed in range(4)])
+    assert lie_alike([glance(pixels.astype(np.uint8)) for pixels in alike])
+    assert not lie_alike([glance(noise(seed, (120, 160), 120, 30)) for seed in range(4)])
 
 
 def test_states_of_the_whole_part_are_found() -> None:
     part = disc((100, 100), (50, 50), 40)
 
-    def seen(name: str, mask: np.ndarray) -> tuple[Instance, np.ndarray]:
+    def seen(name: str, mask: np.ndarray) -> Seen:
         box, crop = region_from_mask(mask)
-        return Instance(name, box, crop), part
+        return look_at(Instance(name, box, crop), part)
 
     states = find_states(
         ("dent", "turned", "missing", "absent"),
