@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -311,6 +311,11 @@ def _trim_log(run: RunFolder, epochs: int) -> None:
     write_text(path, "".join(kept))
 
 
+def _defaults(config: Config) -> dict[str, Any]:
+    fields = type(config).model_fields.items()
+    return {name: field.default for name, field in fields if not field.is_required()}
+
+
 def check_resumable(run: RunFolder, command: str, config: Config, free: Collection[str]) -> None:
     """Refuse to go on with a run under another configuration.
 
@@ -329,6 +334,8 @@ def check_resumable(run: RunFolder, command: str, config: Config, free: Collecti
             f"{run.root}: is a run of `toolkit {recorded.get('command')}`, not of "
             f"`toolkit {command}`: choose another run folder"
         )
+    # A field that is younger than the run had no other value than its default then.
+    recorded = {**_defaults(config), **recorded}
     for name, value in config.model_dump(mode="json").items():
         if isinstance(getattr(config, name), Path):
             value = Path(os.path.relpath(value, run.root)).as_posix()

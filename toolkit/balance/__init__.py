@@ -28,6 +28,7 @@ from toolkit.balance.place import Placement
 from toolkit.balance.plan import ClassPlan, Limits, Plan, make_plan, product_of, repeat_factors
 from toolkit.balance.sheet import write_sheet
 from toolkit.balance.states import Seen, find_states, look_at
+from toolkit.balance.vary import Variation, vary
 from toolkit.config import BalanceConfig
 from toolkit.console import track
 from toolkit.evaluate.metrics import Figure
@@ -210,6 +211,8 @@ def _fill(
         for position, times in sorted(plan.repeats.items())
         for _ in range(times)
     ]
+    if config.vary:
+        again = _varied(config, again, staging, fold)
     tasks = _tasks(train, plan, products, _cut_out(config, train, plan), staging, fold)
     rules = _rules(config)
     new: list[Image] = []
@@ -224,6 +227,33 @@ def _fill(
             if done.pasted:
                 new.append(_entry(task, done))
     return _Filled(train.subset((*train.images, *again)), new, missed, lost)
+
+
+def _varied(
+    config: BalanceConfig, again: list[Image], staging: Path, fold: int | None
+) -> list[Image]:
+    """Pictures that differ in place of entries that repeat one."""
+    prefix = "varied" if fold is None else f"varied_fold{fold}"
+    tasks = [
+        Variation(
+            number,
+            image,
+            staging / "images" / f"{prefix}_{number:05}_{Path(image.file_name).stem}.png",
+        )
+        for number, image in enumerate(again)
+    ]
+    with ThreadPoolExecutor(_workers(config)) as pool:
+        made = track(pool.map(partial(vary, seed=config.seed), tasks), "varying", len(tasks))
+        return [
+            replace(
+                task.image,
+                file_name=task.target.name,
+                path=task.target,
+                instances=instances,
+                photograph=task.image.photograph or task.image.copy_of,
+            )
+            for task, instances in zip(tasks, made, strict=True)
+        ]
 
 
 def _rules(config: BalanceConfig) -> Rules:

@@ -17,6 +17,7 @@ from converters.dataset import Dataset
 from toolkit.classify.augment import draw_light, move
 from toolkit.console import track
 from toolkit.images import RgbImage, read_image
+from toolkit.sampling import draw_epoch, epoch_length
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -113,28 +114,36 @@ class Sampler:
     """Training batches, the same ones for the same seed, epoch and step."""
 
     def __init__(
-        self, pictures: Pictures, *, batch: int, repeat: int, augment: bool, seed: int
+        self,
+        pictures: Pictures,
+        *,
+        batch: int,
+        repeat: int,
+        factors: Sequence[float],
+        augment: bool,
+        seed: int,
     ) -> None:
         """Describe the batches.
 
         Args:
             pictures: of train.
             batch: pictures per step.
-            repeat: times that an epoch shows each picture.
+            repeat: passes over the pictures in an epoch.
+            factors: how often a pass shows each picture, on average.
             augment: whether pictures are changed at random.
             seed: everything random derives from it, the epoch and the step.
         """
         self._pictures = pictures
         self._repeat, self._augment, self._seed = repeat, augment, seed
-        shown = len(pictures.labels) * repeat
+        self._factors = factors
+        shown = epoch_length(factors) * repeat
         # Batch norm cannot learn from one picture: rather one batch fewer, each a picture larger.
         self.steps = max(1, min(-(-shown // batch), shown // 2))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """All pictures ``repeat`` times, in ``steps`` batches of equal sizes, give or take one."""
+        """All passes of an epoch, in ``steps`` batches of equal sizes, give or take one."""
         rng = np.random.default_rng([self._seed, epoch])
-        count = len(self._pictures.labels)
-        order = np.concatenate([rng.permutation(count) for _ in range(self._repeat)])
+        order = np.concatenate([draw_epoch(self._factors, rng) for _ in range(self._repeat)])
         for step, chosen in enumerate(np.array_split(order, self.steps)):
             # Plus one, because a seed of [s, e, 0] is the same as one of [s, e].
             yield self._make(chosen, np.random.default_rng([self._seed, epoch, step + 1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torchvision.models import ResNet
@@ -20,6 +20,7 @@ from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.predictions import ImageProbabilities, PredictionCard, write_probabilities
 from toolkit.runs import RunFolder
+from toolkit.sampling import picture_factors
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, check_resumable, fit
 
@@ -61,7 +62,8 @@ def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
             "image_size": config.image_size,
         }
     )
-    task = _task(config, model.to(device), pictures["train"], pictures["val"])
+    factors = picture_factors(datasets["train"], config.sampling)
+    task = _task(config, model.to(device), pictures["train"], pictures["val"], factors)
     progress = fit(task, schedule, run, resume=config.resume)
     note(f"best: epoch {progress.best_epoch}, val score {progress.best_score:.4f}")
     _predict(run, datasets, pictures, config.device)
@@ -132,9 +134,15 @@ def _task(
     model: ResNet,
     train: Pictures,
     val: Pictures,
+    factors: Sequence[float],
 ) -> ClassifierTask:
     sampler = Sampler(
-        train, batch=config.batch, repeat=config.repeat, augment=config.augment, seed=config.seed
+        train,
+        batch=config.batch,
+        repeat=config.repeat,
+        factors=factors,
+        augment=config.augment,
+        seed=config.seed,
     )
     weights = balance(train.labels, model.fc.out_features) if config.class_weights else None
     return ClassifierTask(

@@ -137,6 +137,9 @@ class BalanceConfig(Config):
     """Most pastes on one new picture."""
     repeats: Positive = 5
     """Most further entries of one picture."""
+    vary: bool = False
+    """Write pictures that are listed again once more, a little different: flipped, moved, in other
+    light."""
     smallest: Positive = 10
     """Fewest pixels of a defect that is pasted."""
     seam_test: bool = False

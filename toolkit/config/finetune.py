@@ -42,6 +42,8 @@ class FinetuneYoloConfig(Config):
     """Images per optimiser step."""
     repeat: Positive = 1
     """Times each training image counts in an epoch: fewer validations where images are few."""
+    sampling: Literal["uniform", "repeat-factor"] = "uniform"
+    """Show all training pictures alike, or those of rare classes more often (LVIS' rule)."""
     optimizer: Literal["SGD", "AdamW"] | None = None
     """Optimiser; by default AdamW from random weights and starters, SGD from any others."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -93,6 +95,8 @@ class FinetuneSamConfig(Config):
     """Box prompts per optimiser step, all decoded in one call."""
     repeat: Positive = 1
     """Times each instance counts in an epoch: fewer validations where instances are few."""
+    sampling: Literal["uniform", "repeat-factor"] = "uniform"
+    """Show all training pictures alike, or those of rare classes more often (LVIS' rule)."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak rate of AdamW; by default 2e-3 from random weights, 5e-4 from starters, and from others
     1e-4 for the decoder and 1e-5 for all."""
@@ -148,6 +152,8 @@ class FinetuneClassifierConfig(Config):
     repeat: Positive = 1
     """Times each training picture counts in an epoch; more on tiny datasets, for fewer, longer
     epochs between validations."""
+    sampling: Literal["uniform", "repeat-factor"] = "uniform"
+    """Show all training pictures alike, or those of rare classes more often (LVIS' rule)."""
     patience: Positive | None = None
     """Epochs without a better val score before stopping; by default a third of all, at least 10."""
     resume: bool = False

@@ -31,6 +31,7 @@ from toolkit.devices import resolve_device
 from toolkit.images import read_image
 from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.runs import RunFolder
+from toolkit.sampling import epoch_length, picture_factors
 
 
 def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
@@ -83,11 +84,10 @@ def _train(
     device: torch.device,
     run: RunFolder,
 ) -> None:
+    train = _repeated(splits["train"], config.repeat)
+    factors = picture_factors(train, config.sampling)
     arguments = training_arguments(
-        config,
-        origin=start.origin,
-        images=config.repeat * len(splits["train"].images),
-        device=device,
+        config, origin=start.origin, images=epoch_length(factors), device=device
     )
     set_classes(start.model, embeddings)
     # ultralytics insists on a folder for its own notes.
@@ -95,8 +95,9 @@ def _train(
         trainer = OfflineWorldTrainer(
             {**arguments, "save_dir": scratch},
             start.model,
-            {"train": _repeated(splits["train"], config.repeat), "val": splits["val"]},
+            {"train": train, "val": splits["val"]},
             embeddings,
+            factors,
             on_epoch=_reporter(run, config.epochs),
             on_best=lambda state: save_weights(run, state),
         )
@@ -142,7 +143,8 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
                 f"{config.data}: {split} has no defects {purpose}: "
                 "convert again with other split fractions or more defect pictures"
             )
-    rest = config.repeat * len(splits["train"].images) % config.batch
+    train = _repeated(splits["train"], config.repeat)
+    rest = epoch_length(picture_factors(train, config.sampling)) % config.batch
     if config.image_size < 2 * STRIDE and 1 in (rest, config.batch):
         raise InputError(
             f"image_size {config.image_size} with a batch of one picture leaves batch "

@@ -13,11 +13,12 @@ The places, in ultralytics 8.4:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.nn.tasks import WorldModel
 
@@ -26,6 +27,7 @@ from converters.errors import InputError
 from toolkit.detect.data import DefectImages, data_description, prompt_name
 from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.weights import ARCHITECTURE
+from toolkit.sampling import EpochSampler
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         model: whose classes are set to ``embeddings``.
         splits: "train" and "val".
         embeddings: of the classes.
+        factors: how often an epoch shows each picture of train, on average.
         on_epoch: called after every epoch.
         on_best: called with the weights (moving average) whenever AP on val is the best so far.
     """
@@ -64,10 +67,12 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         model: WorldModel,
         splits: dict[str, Dataset],
         embeddings: ClassEmbeddings,
+        factors: Sequence[float],
         on_epoch: Callable[[Epoch], None],
         on_best: Callable[[dict[str, torch.Tensor]], None],
     ) -> None:
         self.splits = splits
+        self.factors = factors
         self.on_epoch = on_epoch
         self.on_best = on_best
         threads = torch.get_num_threads()
@@ -87,6 +92,20 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
     ) -> DefectImages:
         """Wrap one split; ``img_path`` is what ``get_dataset`` gave for it."""
         return DefectImages(img_path, mode, self.args, self.data, batch or 1)
+
+    def get_dataloader(
+        self,
+        dataset_path: Dataset,
+        batch_size: int = 16,
+        rank: int = 0,
+        mode: Literal["train", "val"] = "train",
+    ) -> InfiniteDataLoader:
+        """Load one split; of train every picture as often as it shall be shown."""
+        loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
+        if mode == "train" and any(factor != 1 for factor in self.factors):
+            # Around it lies the loader's own sampler, which starts it again after each pass.
+            loader.batch_sampler.sampler.sampler = EpochSampler(self.factors, self.args.seed)
+        return loader
 
     def run_callbacks(self, event: str) -> None:
         """Run none: what is to happen after an epoch is a method below."""

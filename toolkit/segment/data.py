@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -16,6 +17,7 @@ from converters.dataset import Box, Dataset, Image, Instance
 from converters.errors import InputError
 from converters.geometry import Region
 from toolkit.images import RgbImage, read_image
+from toolkit.sampling import draw_epoch
 from toolkit.segment.frames import FloatArray, Frame
 from toolkit.segment.prompts import jitter_box
 from toolkit.segment.views import View, random_view, random_zoomed_view, views_of
@@ -168,6 +170,7 @@ class Sampler:
         zoom: float | None,
         batch: int,
         repeat: int = 1,
+        factors: Mapping[str, float] | None = None,
         jitter: float,
         augment: bool,
         seed: int,
@@ -183,23 +186,37 @@ class Sampler:
             zoom: of the architecture: window around each box, or None for the whole image.
             batch: prompts per step.
             repeat: times each prompt counts in an epoch.
+            factors: how often the prompts of a picture come on average, by its file name; once
+                where not given.
             jitter: standard deviation of the noise on box corners, as a share of the side.
             augment: whether the encoder learns, from random views; a frozen one has encoded
                 the ``views_of`` the exact boxes, and batches carry no pixels.
             seed: everything random derives from it, the epoch and the step.
             workers: threads that make batches ahead of their use; 0 makes them when asked.
         """
-        self._groups = _groups(prompts) * repeat
+        self._groups = _groups(prompts)
+        # Prompts on one picture come together.
+        of_picture = factors or {}
+        self._factors = [
+            repeat * of_picture.get(group[0][0].file_name, 1.0) for group in self._groups
+        ]
         self._store = store
         self._side, self._cells, self._zoom = side, cells, zoom
         self._batch, self._jitter, self._augment = batch, jitter, augment
         self._seed, self._workers = seed, workers
-        self.steps = -(-len(prompts) * repeat // batch)
+        shown = sum(f * len(group) for f, group in zip(self._factors, self._groups, strict=True))
+        self.steps = math.ceil(shown / batch - 1e-9)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """All prompts, as often as they count, in ``steps`` batches."""
+        """All prompts, as often as they count, in ``steps`` batches.
+
+        Pictures with many prompts may come a time more or less than on average: what is too much is
+        left out, and what is missing for the last batch drawn from the first.
+        """
         rng = np.random.default_rng([self._seed, epoch])
-        order = [p for index in rng.permutation(len(self._groups)) for p in self._groups[index]]
+        order = [p for index in draw_epoch(self._factors, rng) for p in self._groups[index]]
+        least = (self.steps - 1) * self._batch + 1
+        order = [order[n % len(order)] for n in range(max(least, len(order)))]
         plans = [
             (step, order[step * self._batch : (step + 1) * self._batch])
             for step in range(self.steps)

@@ -14,6 +14,7 @@ from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.runs import RunFolder
+from toolkit.sampling import picture_factors
 from toolkit.segment.data import Prompt, masked_prompts
 from toolkit.segment.model import ARCHITECTURES, build_sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
@@ -52,6 +53,7 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
         learns=learns,
         batch=config.batch,
         repeat=config.repeat,
+        factors=_factors(folder, config),
         jitter=config.box_jitter,
         seed=config.seed,
         workers=config.workers,
@@ -60,6 +62,13 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     note(f"best: epoch {progress.best_epoch}, val IoU {progress.best_score:.4f}")
     _predict(run, folder, config)
     return run
+
+
+def _factors(folder: DatasetFolder, config: FinetuneSamConfig) -> dict[str, float]:
+    """How often each training picture comes, by name."""
+    train = folder.read("train")
+    names = (image.file_name for image in train.images)
+    return dict(zip(names, picture_factors(train, config.sampling), strict=True))
 
 
 def _starting_point(config: FinetuneSamConfig) -> tuple[Sam, FinetuneSamConfig]:

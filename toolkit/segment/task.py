@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -41,6 +41,7 @@ class SamTask:
         learns: str,
         batch: int,
         repeat: int = 1,
+        factors: Mapping[str, float] | None = None,
         jitter: float,
         seed: int,
         workers: int,
@@ -55,6 +56,7 @@ class SamTask:
             learns: "decoder" (the mask decoder alone) or "all".
             batch: prompts per step.
             repeat: times each prompt counts in an epoch.
+            factors: how often the prompts of a picture come on average, by its file name.
             jitter: standard deviation of the noise on training boxes, as a share of the side.
             seed: everything random derives from it.
             workers: threads that make batches.
@@ -77,6 +79,7 @@ class SamTask:
             zoom=zoom,
             batch=batch,
             repeat=repeat,
+            factors=factors,
             jitter=jitter,
             augment=learns == "all",
             seed=seed,

@@ -1,0 +1,75 @@
+"""Which training items an epoch shows, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from converters.dataset import Dataset
+from toolkit.balance.plan import repeat_factors
+
+Sampling: TypeAlias = Literal["uniform", "repeat-factor"]
+"""All pictures alike, or those of rare classes more often."""
+
+
+def picture_factors(train: Dataset, sampling: Sampling) -> list[float]:
+    """How often an epoch shows each picture, on average; at least once.
+
+    "repeat-factor" is LVIS' rule: see ``toolkit.balance.repeat_factors``.
+    """
+    return repeat_factors(train) if sampling == "repeat-factor" else [1.0] * len(train.images)
+
+
+def epoch_length(factors: Sequence[float]) -> int:
+    """Items in an epoch."""
+    return round(sum(factors))
+
+
+def draw_epoch(factors: Sequence[float], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Positions of the items that an epoch shows, in random order.
+
+    The length is always that of ``epoch_length``; factors are scaled to add up to it. An item of
+    factor f comes floor(f) or floor(f) + 1 times, f times on average over the epochs: systematic
+    sampling (Madow, "On the theory of systematic sampling, II", Ann. Math. Statist. 20, 1949),
+    which keeps epochs of one length where drawing each item for itself, as LVIS does, would not.
+
+    Args:
+        factors: how often each item comes on average.
+        rng: of this epoch.
+    """
+    counts = np.asarray(factors, np.float64)
+    if np.any(counts != np.floor(counts)):
+        counts = counts * (epoch_length(factors) / counts.sum())
+        order = rng.permutation(len(counts))  # neighbours must not exclude one another
+        marks = np.floor(np.concatenate([[0.0], np.cumsum(counts[order])]) + rng.random())
+        counts[order] = np.diff(marks)
+        counts[order[-1]] += epoch_length(factors) - counts.sum()
+    return rng.permutation(np.repeat(np.arange(len(counts)), counts.astype(np.int64)))
+
+
+class EpochSampler(torch.utils.data.Sampler[int]):
+    """``draw_epoch`` for torch's loaders: another epoch at every pass."""
+
+    def __init__(self, factors: Sequence[float], seed: int) -> None:
+        """Describe the epochs.
+
+        Args:
+            factors: as of ``draw_epoch``.
+            seed: with the number of the pass it decides what is drawn.
+        """
+        self._factors, self._seed = factors, seed
+        self._passes = 0
+
+    def __len__(self) -> int:
+        """Items in an epoch."""
+        return epoch_length(self._factors)
+
+    def __iter__(self) -> Iterator[int]:
+        """Draw the next epoch."""
+        rng = np.random.default_rng([self._seed, self._passes])
+        self._passes += 1
+        yield from draw_epoch(self._factors, rng).tolist()
