@@ -94,22 +94,21 @@ def balance(config: BalanceConfig) -> Balanced:
             filled = _fill(config, of_fold["train"], plans[fold], products[fold], staging, fold)
             of_fold["train"] = numbers.join(filled)
             not_placed += filled.not_placed
-            pictures += len(filled.new)
+            pictures += filled.written
             lost += filled.lost
         for fold, of_fold in splits.items():
             _write(staging, fold, of_fold, folders[0])
         shown = next(iter(splits.values()))["train"]
         write_sheet(staging / SHEET, shown, staging / "images", _workers(config))
         _write_card(staging, config, folders[0].card, splits, plans, not_placed)
-    seams = _seams(config, folders[0].fold) if config.seam_test else {}
+        seams = _seams(config, staging, folders[0].fold) if config.seam_test else {}
     return Balanced(plans, pictures, dict(not_placed), lost, written=True, seams=seams)
 
 
-def _seams(config: BalanceConfig, fold: int | None) -> dict[str, Figure]:
+def _seams(config: BalanceConfig, made: Path, fold: int | None) -> dict[str, Figure]:
     from toolkit.balance.seam import seam_test  # brings torch
 
-    assert config.dest is not None
-    return seam_test(DatasetFolder.open(config.dest, fold).read("train"), seed=config.seed)
+    return seam_test(DatasetFolder.open(made, fold).read("train"), seed=config.seed)
 
 
 def _folds(config: BalanceConfig) -> list[DatasetFolder]:
@@ -186,13 +185,15 @@ class _Filled:
 
     Attributes:
         train: with what is listed again.
-        new: pictures that were made.
+        new: pictures with pasted defects.
+        written: pictures that were written, variations included.
         not_placed: planned pastes for which no place was found, by class.
         lost: instances of hosts that are covered completely.
     """
 
     train: Dataset
     new: list[Image]
+    written: int
     not_placed: Counter[str]
     lost: int
 
@@ -226,7 +227,8 @@ def _fill(
             lost += done.lost
             if done.pasted:
                 new.append(_entry(task, done))
-    return _Filled(train.subset((*train.images, *again)), new, missed, lost)
+    written = len(new) + len(again) * config.vary
+    return _Filled(train.subset((*train.images, *again)), new, written, missed, lost)
 
 
 def _varied(

@@ -62,11 +62,14 @@ def seam_test(train: Dataset, *, seed: int = 0) -> dict[str, Figure]:
         by name of the blending.
 
     Raises:
-        InputError: fewer than ten donors were pasted, or a picture cannot be read.
+        InputError: nothing or fewer than ten donors were pasted, or a picture cannot be read.
     """
     patches = read_patches(train)
+    blends = sorted({patch.blend for patch in patches} - {""})
+    if not blends:
+        raise InputError("seam_test: nothing was pasted, so there is no seam: leave it out")
     figures = {}
-    for blend in sorted({patch.blend for patch in patches} - {""}):
+    for blend in blends:
         pairs = _pairs(patches, blend, np.random.default_rng(seed))
         donors = sorted({patch.donor for patch in pairs})
         if len(donors) < _FEWEST:

@@ -19,6 +19,10 @@ from toolkit.balance.objects import Pixels
 from toolkit.balance.regions import region_of, tight_region
 
 _TRIES = 5
+_ENLARGED = 1.15  # of lengths, at most
+_LEAST = 0.95  # of a defect's pixels that are left, at least
+_MOST = 1.05 * _ENLARGED**2  # and at most
+_FEW = 10  # pixels more that rounding may make of a speck
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class _Changes(threading.local):
 
         # Enlarged, so that hardly anything comes in from beyond the picture.
         move = A.Affine(
-            scale=(1.0, 1.15),
+            scale=(1.0, _ENLARGED),
             rotate=(-5, 5),
             translate_percent=(-0.03, 0.03),
             border_mode=cv2.BORDER_REFLECT_101,
@@ -84,18 +88,17 @@ def vary(task: Variation, seed: int) -> tuple[Instance, ...]:
     """
     pixels = read_pixels(task.image.path)
     height, width = pixels.shape[:2]
-    masks = []
+    masks: list[BinaryMask] = []
     for instance in task.image.instances:
         (x, y, w, h), crop = region_of(instance)
-        mask = np.zeros((height, width), np.uint8)
+        mask = np.zeros((height, width), np.bool_)
         mask[y : y + h, x : x + w] = crop
         masks.append(mask)
-    before = sum(_touches_side(mask > 0) for mask in masks)
     draws = np.random.SeedSequence([seed, task.number, 1]).generate_state(_TRIES + 1)
     for attempt, draw in enumerate(draws.tolist()):
         change = _changes().still if attempt == _TRIES else _changes().moving
         changed, moved = _apply(change, pixels, masks, draw)
-        if all(mask.any() for mask in moved) and sum(map(_touches_side, moved)) <= before:
+        if all(map(_is_whole, masks, moved)):
             break
     _, png = cv2.imencode(".png", changed)
     write_bytes(task.target, png.tobytes())
@@ -105,18 +108,33 @@ def vary(task: Variation, seed: int) -> tuple[Instance, ...]:
 
 
 def _apply(
-    change: Any, pixels: Pixels, masks: list[Any], seed: int
+    change: Any, pixels: Pixels, masks: list[BinaryMask], seed: int
 ) -> tuple[Pixels, list[BinaryMask]]:
     change.set_random_seed(seed)
+    planes = [mask.astype(np.uint8) for mask in masks]
     if pixels.dtype == np.uint8:
-        done = change(image=pixels, masks=masks)
+        done = change(image=pixels, masks=planes)
         varied = done["image"].reshape(pixels.shape)
     else:
         most = float(np.iinfo(pixels.dtype).max)
-        done = change(image=pixels.astype(np.float32) / most, masks=masks)
+        done = change(image=pixels.astype(np.float32) / most, masks=planes)
         bright = np.clip(done["image"].reshape(pixels.shape), 0, 1) * most
         varied = np.rint(bright).astype(pixels.dtype)
     return varied, [np.asarray(mask > 0) for mask in done["masks"]]
+
+
+def _is_whole(before: BinaryMask, after: BinaryMask) -> bool:
+    """Whether moving a defect neither cut it off nor brought its mirror image in; it may grow."""
+    if _touches_side(after) and not _touches_side(before):
+        return False
+    if _count_parts(after) > _count_parts(before):
+        return False
+    area, was = int(np.count_nonzero(after)), int(np.count_nonzero(before))
+    return _LEAST * was <= area <= _MOST * was + _FEW
+
+
+def _count_parts(mask: BinaryMask) -> int:
+    return int(cv2.connectedComponents(mask.view(np.uint8))[0])
 
 
 def _touches_side(mask: BinaryMask) -> bool:

@@ -163,6 +163,20 @@ def test_oversampling_lists_again_and_copies_no_file(tail) -> None:
     assert all(image.file_name == names[image.copy_of] for image in again)
 
 
+def test_what_is_listed_again_may_differ(tail) -> None:
+    options = {"target": "equal", "method": "oversample", "vary": True}
+    one, result = run(tail, "one", workers=1, **options)
+    two, _ = run(tail, "two", workers=2, **options)
+    assert digests(one) == digests(two)
+    assert result.pictures == 6
+    train = DatasetFolder.open(one).read("train")
+    assert train.count_instances() == {"scratch": 8, "spot": 8}
+    made = [image for image in train.images if image.copy_of]
+    assert len({image.path.read_bytes() for image in made}) == 6
+    assert all(image.file_name.startswith("varied_") for image in made)
+    assert [f for f in check(one, near_duplicates=False) if f.severity == "error"] == []
+
+
 def _is_used(data: Path, name: str) -> bool:
     folder = DatasetFolder.open(data)
     return any(i.file_name == name for s in folder.splits() for i in folder.read(s).images)
@@ -261,6 +275,16 @@ def test_a_donor_larger_than_its_host_is_shrunk_or_said_to_have_no_place(tail) -
 def test_bad_input_is_one_line(tail, options, message) -> None:
     with pytest.raises(InputError, match=message):
         run(tail, **options)
+    assert not (tail.parent / "balanced").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [("paste", "feather: 2 donors were pasted, too few"), ("oversample", "nothing was pasted")],
+)
+def test_a_seam_test_that_cannot_be_made_leaves_nothing(tail, method, message) -> None:
+    with pytest.raises(InputError, match=message):
+        run(tail, target="equal", method=method, seam_test=True)
     assert not (tail.parent / "balanced").exists()
 
 

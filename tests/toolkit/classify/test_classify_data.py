@@ -50,7 +50,14 @@ def test_a_split_is_read_with_its_labels(make_dataset):
 
 @pytest.mark.parametrize(("count", "batch", "repeat"), [(10, 4, 1), (10, 4, 3), (3, 2, 1)])
 def test_an_epoch_shows_every_picture_as_often_as_it_repeats(count, batch, repeat):
-    sampler = Sampler(_pictures(count), batch=batch, repeat=repeat, augment=False, seed=0)
+    sampler = Sampler(
+        _pictures(count),
+        batch=batch,
+        repeat=repeat,
+        factors=[1.0] * count,
+        augment=False,
+        seed=0,
+    )
     batches = list(sampler.batches(0))
     assert len(batches) == sampler.steps
     shown = torch.cat([b.labels for b in batches])
@@ -62,7 +69,7 @@ def test_an_epoch_shows_every_picture_as_often_as_it_repeats(count, batch, repea
 
 
 def test_epochs_differ_and_repeat_themselves():
-    sampler = Sampler(_pictures(12), batch=4, repeat=1, augment=True, seed=0)
+    sampler = Sampler(_pictures(12), batch=4, repeat=1, factors=[1.0] * 12, augment=True, seed=0)
     first, again, second = (
         torch.cat([b.labels for b in sampler.batches(epoch)]) for epoch in (0, 0, 1)
     )

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +20,7 @@ from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneYoloConfig
 from toolkit.detect import Detector, finetune_yolo, predict_dataset
+from toolkit.detect.data import DefectImages
 from toolkit.detect.embeddings import make_embeddings
 from toolkit.detect.trainer import OfflineWorldTrainer
 from toolkit.detect.weights import build_model, load_starting_point
@@ -152,6 +154,33 @@ def test_a_run_goes_on_from_another_and_the_same_seed_gives_the_same_weights(
             load_file(run.checkpoints / "embeddings.safetensors")[name] for run in (first, second)
         ]
         assert torch.allclose(*vectors, atol=1e-6)
+
+
+def test_rare_classes_are_shown_more_often(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(good=1, per_kind=4)
+    _edit(data / "train.json", _drop_all_spots_but_one)
+    shown: list[int] = []
+    plain = DefectImages.__getitem__
+
+    def record(self: DefectImages, index: int) -> Any:
+        if self.augment:
+            shown.append(index)
+        return plain(self, index)
+
+    monkeypatch.setattr(DefectImages, "__getitem__", record)
+    finetune_yolo(_config(data, "run", sampling="repeat-factor", repeat=2, workers=0))
+
+    train = DatasetFolder.open(data).read("train")
+    labels = train.image_labels() * 2
+    assert Counter(labels[index] for index in shown) == {"good": 2, "scratch": 8, "spot": 4}
+
+
+def _drop_all_spots_but_one(content: dict[str, Any]) -> None:
+    spots = sorted({a["image_id"] for a in content["annotations"] if a["category_id"] == 2})[1:]
+    content["images"] = [image for image in content["images"] if image["id"] not in spots]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in spots]
 
 
 def test_any_class_name_and_embeddings_from_a_file(make_dataset: MakeDataset) -> None:

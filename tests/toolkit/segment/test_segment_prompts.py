@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -228,6 +230,18 @@ class TestSampler:
             for o, box in zip(b.owner, b.boxes, strict=True)
         ]
         assert len(set(seen)) == 30
+
+    def test_pictures_of_rare_classes_come_more_often(self):
+        names = list(dict.fromkeys(image.file_name for image, _ in _prompts()))
+        sampler = _sampler(augment=False, jitter=0.0, factors={names[0]: 3.0, names[1]: 1.5})
+        shown = Counter()
+        for epoch in range(40):
+            batches = list(sampler.batches(epoch))
+            assert len(batches) == sampler.steps
+            shown.update(b.views[o][0] for b in batches for o in b.owner)
+        plain = Counter(image.file_name for image, _ in _prompts())
+        means = [shown[name] / plain[name] / 40 for name in names]
+        assert means == pytest.approx([3.0, 1.5] + [1.0] * (len(names) - 2), rel=0.15)
 
     def test_batches_come_again_for_the_same_seed_whatever_the_threads(self):
         first = [b.boxes for b in _sampler().batches(3)]

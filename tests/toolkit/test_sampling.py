@@ -1,0 +1,71 @@
+"""Which training items an epoch shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converters.dataset import Dataset, Image, Instance
+from toolkit.sampling import EpochSampler, draw_epoch, epoch_length, picture_factors
+
+FACTORS = st.lists(st.floats(1, 6), min_size=1, max_size=40)
+
+
+@given(FACTORS, st.integers(0, 2**32))
+def test_an_epoch_has_its_length_and_every_item(factors, seed) -> None:
+    drawn = draw_epoch(factors, np.random.default_rng(seed))
+    assert len(drawn) == epoch_length(factors)
+    counts = np.bincount(drawn, minlength=len(factors))
+    scaled = np.array(factors) * epoch_length(factors) / sum(factors)
+    if all(factor == int(factor) for factor in factors):
+        assert counts.tolist() == factors
+    assert np.all(counts >= np.floor(scaled - 1e-9))
+    assert np.all(counts <= np.floor(scaled + 1e-9) + 1)
+
+
+def test_items_come_as_often_as_their_factors_on_average() -> None:
+    factors = [1.0, 1.5, 2.25, 1.25, 4.0]
+    epochs = [draw_epoch(factors, np.random.default_rng([0, epoch])) for epoch in range(2000)]
+    mean = np.bincount(np.concatenate(epochs)) / len(epochs)
+    assert mean == pytest.approx(factors, abs=0.04)
+
+
+def test_uniform_epochs_are_permutations() -> None:
+    drawn = draw_epoch([1.0] * 9, np.random.default_rng(3))
+    assert drawn.tolist() == np.random.default_rng(3).permutation(9).tolist()
+
+
+def test_a_loader_draws_another_epoch_at_every_pass() -> None:
+    def passes() -> list[list[int]]:
+        loader = torch.utils.data.DataLoader(
+            list(range(6)), batch_size=4, sampler=EpochSampler([1.0, 1.5, 1.5, 3.0, 1.0, 1.0], 7)
+        )
+        return [torch.cat(list(loader)).tolist() for _ in range(3)]
+
+    first = passes()
+    assert first == passes()
+    assert first[0] != first[1]
+    assert all(len(epoch) == 9 and epoch.count(3) == 3 for epoch in first)
+
+
+def test_rare_classes_have_larger_factors() -> None:
+    labels = ["good"] * 4 + ["scratch"] * 8 + ["spot"] * 2
+    images = [
+        Image(
+            f"{number}.png",
+            Path(),
+            64,
+            64,
+            () if label == "good" else (Instance(label, (0, 0, 4, 4), None),),
+        )
+        for number, label in enumerate(labels)
+    ]
+    train = Dataset("data", ("scratch", "spot"), tuple(images))
+    factors = picture_factors(train, "repeat-factor")
+    assert factors == pytest.approx([1.0] * 12 + [2.0] * 2)
+    assert picture_factors(train, "uniform") == [1.0] * len(train.images)
