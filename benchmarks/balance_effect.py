@@ -1,6 +1,7 @@
 """Whether balancing helps: the same steps of fine-tuning on one train split, balanced in many ways.
 
     python -m benchmarks.balance_effect OUT MAGNETIC_TILE [--models yolo,sam] [--arms none,hard,…]
+    python -m benchmarks.balance_effect OUT NEU_SEG --tail 20 --steps 120
 
 The source is split into five folds, so that no photograph is on two sides. On the first three,
 YOLO-World n and SAM nano are fine-tuned from the starter weights on the train split as it is and
@@ -10,6 +11,9 @@ weights, and mosaic (on by default) turned off. Epochs are chosen on the fold's 
 figures are pooled over the three folds' test pictures, intervals are 95 % bootstrap intervals over
 photographs, and differences to the split as it is are paired, picture by picture.
 
+With ``--tail R`` the train split is made long-tailed first: the first class keeps all of its
+pictures, the last one in R, those between so that the numbers fall evenly on a logarithmic scale.
+
 A run that is finished is not repeated. The tables lie in OUT/balance_effect.md.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -26,27 +31,29 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from benchmarks.starter import prepare
 from converters.dataset import Dataset, Image
 from converters.errors import InputError
-from converters.folder import DatasetFolder
+from converters.folder import CARD, DatasetFolder
+from converters.formats.coco import write_coco
 from toolkit.config import BalanceConfig, FinetuneSamConfig, FinetuneYoloConfig
 from toolkit.evaluate import Rules
 from toolkit.evaluate.compare import compare_sheets
 from toolkit.evaluate.scoring import Part, score_parts
 from toolkit.evaluate.sheet import Sheet
 from toolkit.predictions import read_card, read_results
+from toolkit.sampling import picture_factors
 
 FOLDS = (0, 1, 2)
 BATCH = 16
-STEPS = {"yolo": 240, "sam": 48}
 FIGURES = {"yolo": "box.AP50", "sam": "mask.instance_IoU"}
 
 
@@ -58,11 +65,13 @@ class Arm:
         balance: options of `toolkit balance`; None leaves the split as it is.
         arguments: training arguments of ultralytics that differ.
         polygons: whether ultralytics is given outlines beside boxes.
+        sampling: of our trainers.
     """
 
     balance: Mapping[str, Any] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     polygons: bool = False
+    sampling: Literal["uniform", "repeat-factor"] = "uniform"
 
 
 def _paste(blend: str, target: int | str = 100, **options: Any) -> Arm:
@@ -72,6 +81,7 @@ def _paste(blend: str, target: int | str = 100, **options: Any) -> Arm:
 ARMS = {
     "none": Arm(),
     "oversample": Arm({"method": "oversample", "target": 100}),
+    "sampler": Arm(sampling="repeat-factor"),
     "hard": _paste("hard"),
     "feather": _paste("feather"),
     "poisson": _paste("poisson"),
@@ -93,11 +103,13 @@ class Trial:
     model: str
     arm: str
     fold: int
+    steps: int
+    tail: int
 
     @property
     def name(self) -> str:
         """Of its folders."""
-        return f"{self.source}-{self.model}-{self.arm}"
+        return f"{self.source}{'-tail' * (self.tail > 1)}-{self.model}-{self.arm}"
 
     @property
     def run(self) -> Path:
@@ -106,25 +118,38 @@ class Trial:
 
     @property
     def whole(self) -> Path:
-        """The source's dataset folder."""
-        return self.out / "data" / self.source
+        """The dataset folder with all folds, or the long-tailed one of this fold."""
+        whole = self.out / "data" / self.source
+        return whole if self.tail == 1 else whole.with_name(f"{self.source}-tail-{self.fold}")
 
 
 def main() -> None:
     """Parse, convert, train what is missing, print the tables."""
     options = _options()
     trials = [
-        Trial(options.out, options.source.name, model, arm, fold)
+        Trial(
+            options.out,
+            options.source.name,
+            model,
+            arm,
+            fold,
+            options.steps if model == "yolo" else options.sam_steps,
+            options.tail,
+        )
         for model in options.models
         for fold in options.folds
         for arm in options.arms
-        if model == "yolo" or not (ARMS[arm].arguments or arm == "equal")
+        if model == "yolo" or not ARMS[arm].arguments
     ]
     if options.one:
         (trial,) = trials
         train(trial)
         return
-    prepare(options.source, trials[0].whole, options.out / "layout" / options.source.name)
+    whole = options.out / "data" / options.source.name
+    prepare(options.source, whole, options.out / "layout" / options.source.name)
+    for trial in trials:
+        if not trial.whole.exists():
+            _make_tail(whole, trial)
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(_start, trials))
     text = "\n".join(line for model in options.models for line in _table(trials, model))
@@ -142,9 +167,35 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", type=names, default=("yolo", "sam"))
     parser.add_argument("--arms", type=names, default=tuple(ARMS))
     parser.add_argument("--folds", type=lambda t: tuple(map(int, t.split(","))), default=FOLDS)
+    parser.add_argument("--steps", type=int, default=240, help="of the detector")
+    parser.add_argument("--sam-steps", type=int, default=48)
+    parser.add_argument("--tail", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _make_tail(whole: Path, trial: Trial) -> None:
+    """A dataset folder of one fold whose train split has ever fewer pictures of its classes."""
+    folder = DatasetFolder.open(whole, trial.fold)
+    train = folder.read("train")
+    labels = train.image_labels()
+    last = max(1, len(train.categories) - 1)
+    kept = []
+    for rank, label in enumerate(train.categories):
+        of_class = [i for i, own in zip(train.images, labels, strict=True) if own == label]
+        of_class.sort(key=lambda image: hashlib.sha256(image.file_name.encode()).hexdigest())
+        kept += of_class[: max(1, round(len(of_class) * trial.tail ** (-rank / last)))]
+    kept += [image for image in train.images if image.is_good]
+    target = trial.whole
+    target.mkdir(parents=True)
+    (target / "images").symlink_to(folder.images.resolve())
+    few = tuple(sorted(kept, key=lambda image: image.file_name))
+    write_coco(target / "train.json", train.subset(few))
+    for split in ("val", "test"):
+        write_coco(target / f"{split}.json", folder.read(split))
+    card = {"name": target.name, "categories": list(train.categories)}
+    (target / CARD).write_text(yaml.safe_dump(card), encoding="utf-8")
 
 
 def _start(trial: Trial) -> None:
@@ -154,8 +205,9 @@ def _start(trial: Trial) -> None:
     shutil.rmtree(trial.run, ignore_errors=True)
     print(trial.run.name, file=sys.stderr, flush=True)
     words = [sys.executable, "-m", "benchmarks.balance_effect", str(trial.out)]
-    words += [str(trial.whole), "--models", trial.model, "--arms", trial.arm]
-    words += ["--folds", str(trial.fold), "--one"]
+    words += [trial.source, "--models", trial.model, "--arms", trial.arm]
+    words += ["--folds", str(trial.fold), "--tail", str(trial.tail), "--one"]
+    words += ["--steps", str(trial.steps), "--sam-steps", str(trial.steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -165,7 +217,8 @@ def _start(trial: Trial) -> None:
 def train(trial: Trial) -> None:
     """Balance and fine-tune."""
     arm = ARMS[trial.arm]
-    data, fold = trial.whole, trial.fold
+    data = trial.whole
+    fold = trial.fold if trial.tail == 1 else None
     if arm.balance is not None:
         from toolkit.balance import balance
 
@@ -174,8 +227,12 @@ def train(trial: Trial) -> None:
             balance(BalanceConfig(dataset=trial.whole, dest=data, fold=fold, **arm.balance))
     train_split = DatasetFolder.open(data, fold).read("train")
     counts = train_split.count_instances()
-    items = sum(counts.values()) if trial.model == "sam" else len(train_split.images)
-    repeat, epochs = _length(items, STEPS[trial.model])
+    factors = picture_factors(train_split, arm.sampling)
+    items = round(sum(factors))
+    if trial.model == "sam":
+        pairs = zip(factors, train_split.images, strict=True)
+        items = round(sum(factor * len(image.instances) for factor, image in pairs))
+    repeat, epochs = _length(items, trial.steps)
     common = {
         "data": data,
         "fold": fold,
@@ -185,7 +242,8 @@ def train(trial: Trial) -> None:
         "epochs": epochs,
         "patience": epochs,
         "batch": BATCH,
-        "seed": fold,
+        "seed": trial.fold,
+        "sampling": arm.sampling,
     }
     if trial.model == "sam":
         from toolkit.segment import finetune_sam
@@ -246,7 +304,8 @@ def _sheet(trials: list[Trial], arm: str) -> Sheet:
     card = None
     for trial in trials:
         if trial.arm == arm:
-            truth = DatasetFolder.open(trial.whole, trial.fold).read("test")
+            fold = trial.fold if trial.tail == 1 else None
+            truth = DatasetFolder.open(trial.whole, fold).read("test")
             parts.append(Part(truth, read_results(trial.run / "predictions" / "test.json")))
             card = read_card(trial.run / "predictions")
     return score_parts(parts, Rules(threshold=0.5), card)
