@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import cv2
@@ -65,13 +65,13 @@ class Arm:
         balance: options of `toolkit balance`; None leaves the split as it is.
         arguments: training arguments of ultralytics that differ.
         polygons: whether ultralytics is given outlines beside boxes.
-        sampling: of our trainers.
+        options: of `toolkit finetune` that differ.
     """
 
     balance: Mapping[str, Any] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     polygons: bool = False
-    sampling: Literal["uniform", "repeat-factor"] = "uniform"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _paste(blend: str, target: int | str = 100, **options: Any) -> Arm:
@@ -81,7 +81,7 @@ def _paste(blend: str, target: int | str = 100, **options: Any) -> Arm:
 ARMS = {
     "none": Arm(),
     "oversample": Arm({"method": "oversample", "target": 100}),
-    "sampler": Arm(sampling="repeat-factor"),
+    "sampler": Arm(options={"sampling": "repeat-factor"}),
     "hard": _paste("hard"),
     "feather": _paste("feather"),
     "poisson": _paste("poisson"),
@@ -92,6 +92,13 @@ ARMS = {
     "cls_pw": Arm(arguments={"cls_pw": 1.0}),
     "no_mosaic": Arm(arguments={"mosaic": 0.0}),
 }
+
+MODES = {
+    mode: Arm(options={"mode": mode}) for mode in ("full", "freeze-backbone", "prompt", "reparam")
+}
+"""What learns, on the split as it is: asked for by name."""
+
+EVERY = {**ARMS, **MODES}
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def main() -> None:
         for model in options.models
         for fold in options.folds
         for arm in options.arms
-        if model == "yolo" or not ARMS[arm].arguments
+        if model == "yolo" or not (EVERY[arm].arguments or "mode" in EVERY[arm].options)
     ]
     if options.one:
         (trial,) = trials
@@ -216,7 +223,7 @@ def _start(trial: Trial) -> None:
 
 def train(trial: Trial) -> None:
     """Balance and fine-tune."""
-    arm = ARMS[trial.arm]
+    arm = EVERY[trial.arm]
     data = trial.whole
     fold = trial.fold if trial.tail == 1 else None
     if arm.balance is not None:
@@ -227,7 +234,7 @@ def train(trial: Trial) -> None:
             balance(BalanceConfig(dataset=trial.whole, dest=data, fold=fold, **arm.balance))
     train_split = DatasetFolder.open(data, fold).read("train")
     counts = train_split.count_instances()
-    factors = picture_factors(train_split, arm.sampling)
+    factors = picture_factors(train_split, arm.options.get("sampling", "uniform"))
     items = round(sum(factors))
     if trial.model == "sam":
         pairs = zip(factors, train_split.images, strict=True)
@@ -243,7 +250,7 @@ def train(trial: Trial) -> None:
         "patience": epochs,
         "batch": BATCH,
         "seed": trial.fold,
-        "sampling": arm.sampling,
+        **arm.options,
     }
     if trial.model == "sam":
         from toolkit.segment import finetune_sam

@@ -162,6 +162,26 @@ COMMANDS: dict[str, Command] = {
         ("runs",),
         variadic=True,
     ),
+    "weights list": Command(
+        "List weights that are known by name, and which of them are here.",
+        "WeightsListConfig",
+        "toolkit.weights_folder:list_weights",
+        "weights_listed",
+    ),
+    "weights get": Command(
+        "Download official weights; the only command that downloads.",
+        "WeightsGetConfig",
+        "toolkit.weights_folder:get_weights",
+        "weights_got",
+        ("name",),
+    ),
+    "weights verify": Command(
+        "Compare weights with their SHA-256.",
+        "WeightsVerifyConfig",
+        "toolkit.weights_folder:verify_weights",
+        "weights_verified",
+        ("name_or_path",),
+    ),
     "demo": Command(
         "Walk the whole path once, from pictures to figures.",
         "DemoConfig",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from converters.dataset import Dataset
 from toolkit.balance.plan import repeat_factors
@@ -49,27 +48,3 @@ def draw_epoch(factors: Sequence[float], rng: np.random.Generator) -> npt.NDArra
         counts[order] = np.diff(marks)
         counts[order[-1]] += epoch_length(factors) - counts.sum()
     return rng.permutation(np.repeat(np.arange(len(counts)), counts.astype(np.int64)))
-
-
-class EpochSampler(torch.utils.data.Sampler[int]):
-    """``draw_epoch`` for torch's loaders: another epoch at every pass."""
-
-    def __init__(self, factors: Sequence[float], seed: int) -> None:
-        """Describe the epochs.
-
-        Args:
-            factors: as of ``draw_epoch``.
-            seed: with the number of the pass it decides what is drawn.
-        """
-        self._factors, self._seed = factors, seed
-        self._passes = 0
-
-    def __len__(self) -> int:
-        """Items in an epoch."""
-        return epoch_length(self._factors)
-
-    def __iter__(self) -> Iterator[int]:
-        """Draw the next epoch."""
-        rng = np.random.default_rng([self._seed, self._passes])
-        self._passes += 1
-        yield from draw_epoch(self._factors, rng).tolist()

@@ -32,9 +32,13 @@ if TYPE_CHECKING:
         PretrainConfig,
         ReportConfig,
         SynthConfig,
+        WeightsGetConfig,
+        WeightsListConfig,
+        WeightsVerifyConfig,
     )
     from toolkit.evaluate import Comparison, Metrics
     from toolkit.runs import RunFolder
+    from toolkit.weights_folder import Checked, Got, Listed
 
 
 def conversion(config: ConvertConfig, result: Conversion, *, as_json: bool) -> int:
@@ -225,6 +229,66 @@ def reported(config: ReportConfig, result: Path, *, as_json: bool) -> int:
         return 0
     _print(f"{result}: {size / 1e6:.1f} MB; open it in a browser, no network is needed")
     return 0
+
+
+def weights_listed(config: WeightsListConfig, result: list[Listed], *, as_json: bool) -> int:
+    """Every name with its command, licence, size and place."""
+    if as_json:
+        _json([{**asdict(e.known), "size_bytes": e.size_bytes, "path": e.path} for e in result])
+        return 0
+    from rich.table import Table
+
+    table = Table("name", "for", "licence", box=None, pad_edge=False)
+    table.add_column("MB", justify="right")
+    table.add_column("where", no_wrap=True)
+    table.add_column("note")
+    for each in result:
+        known = each.known
+        size = "" if each.size_bytes is None else f"{each.size_bytes / 1e6:.1f}"
+        if each.path is not None:
+            where = str(each.path) if known.url else "comes with the toolkit"
+        else:
+            where = f"not here: toolkit weights get {known.name}" if known.url else "not installed"
+        table.add_row(known.name, known.task, known.licence, size, where, known.note)
+    _print(table)
+    return 0
+
+
+def weights_got(config: WeightsGetConfig, result: Got, *, as_json: bool) -> int:
+    """Where the file lies, what it was compared with, and how to start from it."""
+    from toolkit.known_weights import find
+
+    known, checked = result.known, result.checked
+    if as_json:
+        _json(
+            {
+                "name": known.name,
+                "downloaded": result.downloaded,
+                **({"path": known.place()} if checked is None else asdict(checked)),
+            }
+        )
+        return 0
+    if checked is None:
+        _print(f"{known.name}: comes with the toolkit: use --weights starter")
+        return 0
+    done = "downloaded" if result.downloaded else "is here already, nothing was downloaded"
+    weights = known.name if find(known.name) == checked.path else checked.path
+    _print(f"{checked.path}: {done}; {checked.detail}")
+    _print(f"start from it with `toolkit {known.task} --weights {weights}`")
+    return 0
+
+
+def weights_verified(config: WeightsVerifyConfig, result: list[Checked], *, as_json: bool) -> int:
+    """A line per file; exit code 1 where one is damaged."""
+    code = 1 if any(each.status == "damaged" for each in result) else 0
+    if as_json:
+        _json([asdict(each) for each in result])
+        return code
+    for each in result:
+        _print(f"{each.status}: {each.path}: {each.detail}")
+    if not result:
+        _print(f"{config.folder}: no weights here")
+    return code
 
 
 def demo(config: DemoConfig, result: dict[str, Any], *, as_json: bool) -> int:

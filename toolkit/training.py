@@ -130,7 +130,7 @@ def fit(task: Task[B], schedule: Schedule, run: RunFolder, *, resume: bool = Fal
     if resume and state.is_file():
         progress = _load_state(state, task.model, optimizer, average)
         note(f"resuming after epoch {progress.epoch} of {schedule.epochs}")
-    _trim_log(run, progress.epoch)
+    trim_log(run, progress.epoch)
     while progress.epoch < schedule.epochs:
         if progress.epoch - progress.best_epoch >= schedule.patience:
             note(f"no better {schedule.score} for {schedule.patience} epochs: stopping")
@@ -298,7 +298,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _trim_log(run: RunFolder, epochs: int) -> None:
+def trim_log(run: RunFolder, epochs: int) -> None:
     """Drop what was logged after the state that training goes on from."""
     path = run.root / "log.jsonl"
     if not path.is_file():

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.dataset import Dataset, Image, Instance
-from toolkit.sampling import EpochSampler, draw_epoch, epoch_length, picture_factors
+from toolkit.sampling import draw_epoch, epoch_length, picture_factors
 
 FACTORS = st.lists(st.floats(1, 6), min_size=1, max_size=40)
 
@@ -38,19 +37,6 @@ def test_items_come_as_often_as_their_factors_on_average() -> None:
 def test_uniform_epochs_are_permutations() -> None:
     drawn = draw_epoch([1.0] * 9, np.random.default_rng(3))
     assert drawn.tolist() == np.random.default_rng(3).permutation(9).tolist()
-
-
-def test_a_loader_draws_another_epoch_at_every_pass() -> None:
-    def passes() -> list[list[int]]:
-        loader = torch.utils.data.DataLoader(
-            list(range(6)), batch_size=4, sampler=EpochSampler([1.0, 1.5, 1.5, 3.0, 1.0, 1.0], 7)
-        )
-        return [torch.cat(list(loader)).tolist() for _ in range(3)]
-
-    first = passes()
-    assert first == passes()
-    assert first[0] != first[1]
-    assert all(len(epoch) == 9 and epoch.count(3) == 3 for epoch in first)
 
 
 def test_rare_classes_have_larger_factors() -> None:

@@ -21,6 +21,7 @@ from torchvision.models import ResNet
 from converters.errors import InputError
 from converters.files import read_json
 from toolkit.classify.model import ARCHITECTURES, Architecture, build_resnet
+from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder
 from toolkit.starter import STARTER, starter_path
@@ -99,7 +100,7 @@ def _resolve(source: str, classes: Sequence[str]) -> tuple[Path, bool]:
     """The file that a source means, and whether its head tells these very classes apart."""
     if source == STARTER:
         return starter_path("resnet18"), False
-    path = Path(source)
+    path = located(source)
     if not path.exists():
         raise InputError(
             f"{source}: no such weights: give an official file (resnet18-f37072fd.pth), a "

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PretrainSamConfig,
         PretrainYoloConfig,
     )
+    from toolkit.config.weights import WeightsGetConfig, WeightsListConfig, WeightsVerifyConfig
 
 __all__ = [
     "BalanceConfig",
@@ -50,6 +51,9 @@ __all__ = [
     "ReportConfig",
     "ScoringConfig",
     "SynthConfig",
+    "WeightsGetConfig",
+    "WeightsListConfig",
+    "WeightsVerifyConfig",
     "build",
     "to_yaml",
 ]
@@ -72,6 +76,9 @@ _HOMES = {
     "PretrainConfig": "pretrain",
     "PretrainSamConfig": "pretrain",
     "PretrainYoloConfig": "pretrain",
+    "WeightsGetConfig": "weights",
+    "WeightsListConfig": "weights",
+    "WeightsVerifyConfig": "weights",
 }
 
 

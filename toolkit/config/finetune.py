@@ -24,7 +24,7 @@ class FinetuneYoloConfig(Config):
     data: Path
     """Dataset folder."""
     out: Path
-    """Run folder to make."""
+    """Run folder to make, or to go on with (resume)."""
     fold: NotNegative | None = None
     """Fold to train on, where the dataset has folds."""
     weights: str = "none"
@@ -32,6 +32,9 @@ class FinetuneYoloConfig(Config):
     run folder."""
     scale: Literal["n", "s", "m", "l", "x"] = "n"
     """Model scale, with weights "none"; otherwise the weights' own."""
+    mode: Literal["full", "freeze-backbone", "prompt", "reparam"] = "full"
+    """What learns: all but the class embeddings; that without the backbone; the class embeddings
+    alone (prompt); or all, with the class embeddings turned into convolutions (reparam)."""
     embeddings: Path | None = None
     """safetensors file of class embeddings (class name -> 512 numbers)."""
     epochs: Positive = 40
@@ -45,12 +48,14 @@ class FinetuneYoloConfig(Config):
     sampling: Literal["uniform", "repeat-factor"] = "uniform"
     """Show all training pictures alike, or those of rare classes more often (LVIS' rule)."""
     optimizer: Literal["SGD", "AdamW"] | None = None
-    """Optimiser; by default AdamW from random weights and starters, SGD from any others."""
+    """Optimiser; by default AdamW from random weights, from starters and for class embeddings
+    alone, else SGD."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Peak learning rate; by default, with AdamW, 2e-3 from random weights, 1e-3 from starters
-    and 2e-4 from others; with SGD, 1e-2 from random weights and starters, 1e-3 from others."""
+    and 2e-4 from others; with SGD, 1e-2 from random weights and starters, 1e-3 from others; for
+    class embeddings alone 2e-3."""
     weight_decay: Fraction = 5e-4
-    """Weight decay."""
+    """Weight decay; class embeddings alone have none."""
     close_mosaic: NotNegative | None = None
     """Last epochs without mosaic augmentation; by default a quarter of the epochs from random
     weights and starters, three quarters from any others."""
@@ -58,6 +63,8 @@ class FinetuneYoloConfig(Config):
     """Epochs without a better val AP before stopping early."""
     confidence: Fraction = 0.001
     """Lowest score that predictions keep; thresholds are chosen later, on val."""
+    resume: bool = False
+    """Go on from the last whole epoch of the run folder."""
     device: Device = "auto"
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 2
@@ -70,6 +77,15 @@ class FinetuneYoloConfig(Config):
     @model_validator(mode="after")
     def _size_fits_the_strides(self) -> FinetuneYoloConfig:
         check_stride(self.image_size)
+        return self
+
+    @model_validator(mode="after")
+    def _something_was_learnt(self) -> FinetuneYoloConfig:
+        if self.weights == "none" and self.mode in ("prompt", "freeze-backbone"):
+            raise ValueError(
+                f"mode: {self.mode} leaves random weights as they are: "
+                "give weights, or another mode"
+            )
         return self
 
 

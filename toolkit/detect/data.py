@@ -7,18 +7,28 @@ keeps all defects (it drops repeated boxes and tiny pictures) and allows any cla
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from ultralytics.data.dataset import YOLOMultiModalDataset
+import torch
+from ultralytics.data.augment import Albumentations, Mosaic
+from ultralytics.data.dataset import YOLODataset, YOLOMultiModalDataset
 
 from converters.dataset import Dataset, Image
 from converters.formats.yolo import yolo_box
+from toolkit.sampling import draw_epoch, epoch_length
 
 STRIDE = 32
 """Pixels per cell of the coarsest feature map: sides of network inputs are multiples of it."""
+
+
+_BUFFER = 2**29
+"""Bytes of pictures that every worker keeps, so that mosaics need not read them again."""
 
 
 def prompt_name(index: int) -> str:
@@ -33,8 +43,44 @@ def data_description(splits: dict[str, Dataset]) -> dict[str, Any]:
     return {**splits, "names": names, "nc": count, "channels": 3, "path": Path()}
 
 
+class Draw(NamedTuple):
+    """A picture to show, and the seed of whatever is random about it."""
+
+    picture: int
+    seed: int
+
+
+class EpochDraws(torch.utils.data.Sampler[Draw]):
+    """What the epochs show, the same whatever the number of workers and wherever training resumes.
+
+    Args:
+        factors: how often each picture comes on average.
+        seed: of everything random.
+        epoch: the next one to draw, from 0.
+    """
+
+    def __init__(self, factors: Sequence[float], seed: int, epoch: int = 0) -> None:
+        self._factors, self._seed = factors, seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Pictures in an epoch."""
+        return epoch_length(self._factors)
+
+    def __iter__(self) -> Iterator[Draw]:
+        """Draw the next epoch."""
+        rng = np.random.default_rng([self._seed, self.epoch])
+        self.epoch += 1
+        order = draw_epoch(self._factors, rng)
+        seeds = rng.integers(0, 2**32, len(order))
+        yield from (Draw(*pair) for pair in zip(order.tolist(), seeds.tolist(), strict=True))
+
+
 class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
     """Pictures and boxes of one split, augmented for training.
+
+    What is random about a picture depends on its ``Draw`` alone: ultralytics would take the other
+    pictures of a mosaic from those that the worker has seen last.
 
     Args:
         truth: the split.
@@ -42,6 +88,9 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
         args: training arguments of ultralytics.
         data: from ``data_description``.
         batch: pictures per batch.
+        fixed_classes: whether the model's classes stand in their order; else every picture brings
+            the texts that it was given, as ultralytics has it.
+        factors: how often a mosaic takes each picture, relative to the others; alike by default.
     """
 
     def __init__(
@@ -51,8 +100,12 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
         args: SimpleNamespace,
         data: dict[str, Any],
         batch: int,
+        fixed_classes: bool = False,
+        factors: Sequence[float] | None = None,
     ) -> None:
         self.truth = truth
+        self._fixed_classes = fixed_classes
+        self._marks = list(accumulate(factors or [1.0] * len(truth.images)))
         train = mode == "train"
         super().__init__(
             img_path="",
@@ -66,6 +119,29 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
             data=data,
             task="detect",
         )
+        self.max_buffer_length = max(2, _BUFFER // (3 * args.imgsz**2))
+
+    def __getitem__(self, index: int | Draw) -> dict[str, Any]:
+        """The picture and its boxes, as they come out of augmentation."""
+        if isinstance(index, Draw):
+            random.seed(index.seed)
+            np.random.seed(index.seed)
+            index = index.picture
+        item: dict[str, Any] = super().__getitem__(index)
+        return item
+
+    def build_transforms(self, hyp: SimpleNamespace) -> Any:
+        """Ultralytics' augmentation, without what draws from generators of its own."""
+        base: Any = YOLODataset if self._fixed_classes else YOLOMultiModalDataset
+        transforms = base.build_transforms(self, hyp)
+        transforms.transforms = [t for t in transforms.transforms if type(t) is not Albumentations]
+        for mosaic in _mosaics(transforms):
+            mosaic.get_indexes = self._draw_others
+        return transforms
+
+    def _draw_others(self) -> list[int]:
+        """Three more pictures for a mosaic."""
+        return random.choices(range(len(self.truth.images)), cum_weights=self._marks, k=3)
 
     def get_img_files(self, img_path: str) -> list[str]:
         """Paths of the pictures, in the order of the dataset."""
@@ -74,6 +150,13 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
     def get_labels(self) -> list[dict[str, Any]]:
         """Boxes of every picture in ultralytics' form: ``cls`` (N, 1), ``bboxes`` (N, 4) xywh."""
         return [_label(image, self.truth) for image in self.truth.images]
+
+
+def _mosaics(transforms: Any) -> Iterator[Mosaic]:
+    for transform in getattr(transforms, "transforms", ()):
+        if isinstance(transform, Mosaic):
+            yield transform
+        yield from _mosaics(transform)
 
 
 def _label(image: Image, dataset: Dataset) -> dict[str, Any]:

@@ -16,12 +16,15 @@ from toolkit.console import note, track
 from toolkit.detect.data import STRIDE
 from toolkit.detect.detector import Detector, predict_dataset
 from toolkit.detect.embeddings import ClassEmbeddings, resolve_embeddings
+from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
 from toolkit.detect.recipe import training_arguments
+from toolkit.detect.state import read_state
 from toolkit.detect.trainer import Epoch, OfflineWorldTrainer
 from toolkit.detect.weights import (
     COMMAND,
     StartingPoint,
+    embeddings_file,
     load_starting_point,
     save_description,
     save_weights,
@@ -32,13 +35,18 @@ from toolkit.images import read_image
 from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.runs import RunFolder
 from toolkit.sampling import epoch_length, picture_factors
+from toolkit.training import check_resumable, trim_log
+
+FREE_ON_RESUME = ("device", "workers", "resume", "confidence")
+"""Fields that may differ when a run goes on."""
 
 
 def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     """Fine-tune YOLO-World v2 on the train split and predict on val and test.
 
     The model of the epoch with the best AP on val is kept. Afterwards it finds the classes of the
-    dataset and no others: fine-tuning closes the vocabulary.
+    dataset and no others: fine-tuning closes the vocabulary. A run that was stopped goes on
+    (``resume``) to the same weights, on the same processor.
 
     Returns:
         the run: ``checkpoints/`` (``best.safetensors``, ``embeddings.safetensors``,
@@ -57,14 +65,25 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
         splits["train"].categories, config.embeddings, start.embeddings, config.seed
     )
     _check_pictures(splits)
-    run = RunFolder.create(config.out, COMMAND, config)
-    save_description(run, start.scale, embeddings, config.image_size, start.source)
+    _check_form(config, start, embeddings)
+    run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
+    check_resumable(run, COMMAND, config, FREE_ON_RESUME)
+    set_classes(start.model, embeddings)
+    if config.mode == "reparam" and not is_reparameterised(start.model):
+        reparameterise(start.model)
+    state = run.checkpoints / "last.safetensors"
+    done = read_state(state) if state.is_file() else None
+    if done is None:
+        fixed = is_reparameterised(start.model)
+        save_description(run, start.scale, embeddings, config.image_size, start.source, fixed)
     note(
         f"YOLO-World v2 {start.scale} from {start.source}, on {device}; "
         f"class embeddings: {embeddings.summary()}. It will find these classes only: "
         f"{', '.join(embeddings.names)}."
     )
-    _train(config, splits, start, embeddings, device, run)
+    if done is None or not done.progress["stopped"]:
+        trim_log(run, done.epochs if done else 0)
+        _train(config, splits, start, embeddings, device, run)
     detector = Detector.load(run.root, device, confidence=config.confidence)
     results = {
         split: predict_dataset(detector, dataset, batch=config.batch)
@@ -87,9 +106,24 @@ def _train(
     train = _repeated(splits["train"], config.repeat)
     factors = picture_factors(train, config.sampling)
     arguments = training_arguments(
-        config, origin=start.origin, images=epoch_length(factors), device=device
+        config,
+        origin=start.origin,
+        images=epoch_length(factors),
+        device=device,
+        frozen=frozen_layers(config.mode, start.model),
     )
-    set_classes(start.model, embeddings)
+    if config.mode == "prompt":
+        start.model.prompts = torch.nn.Parameter(embeddings.vectors.clone())
+    frozen = start.model.state_dict() if config.mode == "prompt" else {}
+
+    def keep(state: dict[str, torch.Tensor]) -> None:
+        if config.mode == "prompt":
+            learnt = torch.nn.functional.normalize(state["prompts"].detach().cpu(), dim=-1)
+            origins = tuple(f"learnt, {origin}" for origin in embeddings.origins)
+            ClassEmbeddings(embeddings.names, learnt, origins).save(embeddings_file(run))
+            state = {name: tensor for name, tensor in frozen.items() if name != "prompts"}
+        save_weights(run, state)
+
     # ultralytics insists on a folder for its own notes.
     with tempfile.TemporaryDirectory(prefix="toolkit-yolo-") as scratch, quiet():
         trainer = OfflineWorldTrainer(
@@ -98,8 +132,10 @@ def _train(
             {"train": train, "val": splits["val"]},
             embeddings,
             factors,
+            config.mode,
+            run.checkpoints / "last.safetensors",
             on_epoch=_reporter(run, config.epochs),
-            on_best=lambda state: save_weights(run, state),
+            on_best=keep,
         )
         trainer.train()
 
@@ -131,6 +167,25 @@ def _reporter(run: RunFolder, epochs: int) -> Callable[[Epoch], None]:
         )
 
     return report
+
+
+def _check_form(
+    config: FinetuneYoloConfig, start: StartingPoint, embeddings: ClassEmbeddings
+) -> None:
+    """Refuse what a model whose classes are convolutions cannot do."""
+    if not is_reparameterised(start.model):
+        return
+    known = start.embeddings.names if start.embeddings is not None else ()
+    if known != embeddings.names:
+        raise InputError(
+            f"{config.weights}: its classes became weights ({', '.join(known)}) and cannot become "
+            f"{', '.join(embeddings.names)}: start from a run of another mode"
+        )
+    if config.mode != "reparam":
+        raise InputError(
+            f"mode: {config.mode} needs class embeddings, and those of {config.weights} became "
+            "weights: give --mode reparam"
+        )
 
 
 def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> None:

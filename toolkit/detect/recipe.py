@@ -3,7 +3,8 @@
 Fine-tuning follows what works for YOLO-World on box-only data (AILab-CVC/YOLO-World#160): SGD at
 1e-3 and mosaic off for the last 30 of 40 epochs, where AdamW at 2e-4 degrades. Random weights need
 the opposite: AdamW at ten times that, and mosaic for most of the time. So do the starter weights,
-at half the rate: they know what a defect is, but have never seen a photograph.
+at half the rate: they know what a defect is, but have never seen a photograph. Class embeddings
+alone learn by AdamW at 2e-3 without weight decay, as the official prompt tuning does.
 """
 
 from __future__ import annotations
@@ -28,9 +29,17 @@ _RATES: dict[tuple[str, Origin], float] = {
 }
 """Peak learning rate by optimiser and what the weights have seen."""
 
+_PROMPT_RATE = 2e-3
+"""Peak learning rate of class embeddings that learn alone."""
+
 
 def training_arguments(
-    config: FinetuneYoloConfig, *, origin: Origin, images: int, device: torch.device
+    config: FinetuneYoloConfig,
+    *,
+    origin: Origin,
+    images: int,
+    device: torch.device,
+    frozen: list[int],
 ) -> dict[str, Any]:
     """The arguments with which ultralytics trains.
 
@@ -39,8 +48,10 @@ def training_arguments(
         origin: what the weights have seen before.
         images: pictures per epoch.
         device: where training runs.
+        frozen: numbers of the layers that do not learn.
     """
-    optimizer = config.optimizer or ("SGD" if origin == "photographs" else "AdamW")
+    prompt = config.mode == "prompt"
+    optimizer = config.optimizer or ("SGD" if origin == "photographs" and not prompt else "AdamW")
     close_mosaic = config.close_mosaic
     if close_mosaic is None:
         close_mosaic = round(config.epochs * (0.75 if origin == "photographs" else 0.25))
@@ -55,9 +66,10 @@ def training_arguments(
         "batch": config.batch,
         "nbs": config.batch,  # otherwise gradients of several batches add up to 64 pictures
         "optimizer": optimizer,
-        "lr0": config.learning_rate or _RATES[optimizer, origin],
+        "lr0": config.learning_rate or (_PROMPT_RATE if prompt else _RATES[optimizer, origin]),
         "momentum": 0.9 if optimizer == "AdamW" else 0.937,
-        "weight_decay": config.weight_decay,
+        "weight_decay": 0.0 if prompt else config.weight_decay,
+        "freeze": frozen,
         "warmup_epochs": warmup / steps,
         "warmup_bias_lr": 0.0,  # 0.1 by default, far above the rates here
         "close_mosaic": close_mosaic,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,10 +25,12 @@ from ultralytics.nn.tasks import WorldModel
 
 from converters.dataset import Dataset
 from converters.errors import InputError
-from toolkit.detect.data import DefectImages, data_description, prompt_name
+from converters.files import write_bytes
+from toolkit.detect.data import DefectImages, EpochDraws, data_description, prompt_name
 from toolkit.detect.embeddings import ClassEmbeddings
+from toolkit.detect.modes import Mode
+from toolkit.detect.state import pack_state, read_state
 from toolkit.detect.weights import ARCHITECTURE
-from toolkit.sampling import EpochSampler
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         splits: "train" and "val".
         embeddings: of the classes.
         factors: how often an epoch shows each picture of train, on average.
+        mode: what learns; for "prompt" the model has its class embeddings as ``prompts``.
+        state: file that is written after every epoch, and gone on from where it is there.
         on_epoch: called after every epoch.
         on_best: called with the weights (moving average) whenever AP on val is the best so far.
     """
@@ -68,11 +73,15 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         splits: dict[str, Dataset],
         embeddings: ClassEmbeddings,
         factors: Sequence[float],
+        mode: Mode,
+        state: Path,
         on_epoch: Callable[[Epoch], None],
         on_best: Callable[[dict[str, torch.Tensor]], None],
     ) -> None:
         self.splits = splits
         self.factors = factors
+        self.mode = mode
+        self.state = state
         self.on_epoch = on_epoch
         self.on_best = on_best
         threads = torch.get_num_threads()
@@ -91,7 +100,15 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         self, img_path: Dataset, mode: Literal["train", "val"] = "train", batch: int | None = None
     ) -> DefectImages:
         """Wrap one split; ``img_path`` is what ``get_dataset`` gave for it."""
-        return DefectImages(img_path, mode, self.args, self.data, batch or 1)
+        return DefectImages(
+            img_path,
+            mode,
+            self.args,
+            self.data,
+            batch or 1,
+            fixed_classes=self.mode == "reparam",
+            factors=self.factors if mode == "train" else None,
+        )
 
     def get_dataloader(
         self,
@@ -102,10 +119,39 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
     ) -> InfiniteDataLoader:
         """Load one split; of train every picture as often as it shall be shown."""
         loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
-        if mode == "train" and any(factor != 1 for factor in self.factors):
+        if mode == "train":
             # Around it lies the loader's own sampler, which starts it again after each pass.
-            loader.batch_sampler.sampler.sampler = EpochSampler(self.factors, self.args.seed)
+            self.draws = EpochDraws(self.factors, self.args.seed)
+            loader.batch_sampler.sampler.sampler = self.draws
         return loader
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add what the classes of the batch are asked for with."""
+        if self.mode == "reparam":
+            batch = super(WorldTrainer, self).preprocess_batch(batch)
+            batch["txt_feats"] = self.model.txt_feats.to(self.device)
+            return batch
+        if self.mode == "prompt":
+            unit = torch.nn.functional.normalize(self.model.prompts, dim=-1)
+            self.text_embeddings = {prompt_name(i): vector for i, vector in enumerate(unit)}
+        prepared: dict[str, Any] = super().preprocess_batch(batch)
+        return prepared
+
+    def _close_dataloader_mosaic(self) -> None:
+        """Go on without mosaic: the loader starts anew, with the epoch that it is in."""
+        super()._close_dataloader_mosaic()
+        self.draws.epoch = self.epoch
+
+    def resume_training(self, ckpt: None) -> None:
+        """Go on from the state of the last whole epoch, where there is one."""
+        if not self.state.is_file():
+            return
+        found = read_state(self.state)
+        found.restore(self.model, self.ema, self.optimizer)
+        self.best_fitness = found.progress["best_fitness"]
+        self.stopper.best_fitness = found.progress["stopper_best"]
+        self.stopper.best_epoch = found.progress["best_epoch"]
+        self.start_epoch = self.draws.epoch = found.epochs
 
     def run_callbacks(self, event: str) -> None:
         """Run none: what is to happen after an epoch is a method below."""
@@ -121,6 +167,11 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
                 f"training diverged in epoch {self.epoch + 1}: the loss is not a number: "
                 "lower learning_rate"
             )
+        if self.mode == "prompt":
+            average = self.ema.ema
+            average.txt_feats = torch.nn.functional.normalize(average.prompts.detach(), dim=-1)[
+                None
+            ]
         metrics, fitness = super().validate()
         return metrics, fitness
 
@@ -137,9 +188,17 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         )
 
     def save_model(self) -> bool:
-        """Hand over the weights if they are the best so far, in place of writing pickles."""
+        """Hand over the weights if they are the best so far, and keep the state; no pickles."""
         if self.fitness == self.best_fitness:
             self.on_best(self.ema.ema.state_dict())
+        progress = {
+            "epochs": self.epoch + 1,
+            "stopped": bool(self.stop),
+            "best_fitness": float(self.best_fitness),
+            "stopper_best": float(self.stopper.best_fitness),
+            "best_epoch": self.stopper.best_epoch,
+        }
+        write_bytes(self.state, pack_state(self.model, self.ema, self.optimizer, progress))
         return True
 
     def final_eval(self) -> None:

@@ -25,7 +25,9 @@ from toolkit.detect.embeddings import (
     ClassEmbeddings,
     read_embeddings,
 )
+from toolkit.detect.modes import reparameterise
 from toolkit.devices import has_bfloat16
+from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder, is_run_of
 from toolkit.starter import STARTER, read_packed, starter_path, write_packed
@@ -146,7 +148,7 @@ def load_starting_point(weights: str, scale: Scale, seed: int, trust: bool) -> S
         _follow_statistics_fast(model)
         _lower_scores(model)
         return StartingPoint(model, scale, None, "random weights", "random")
-    path = Path(weights)
+    path = located(weights)
     if weights == STARTER or path.is_dir():
         found = load_trained(path)
         if found.pretrained:
@@ -171,11 +173,30 @@ def load_starting_point(weights: str, scale: Scale, seed: int, trust: bool) -> S
     return _from_official(path, _read_checkpoint(path, trust))
 
 
+def embeddings_file(run: RunFolder) -> Path:
+    """Where a run keeps its class embeddings."""
+    return run.checkpoints / "embeddings.safetensors"
+
+
 def save_description(
-    run: RunFolder, scale: Scale, embeddings: ClassEmbeddings, image_size: int, source: str
+    run: RunFolder,
+    scale: Scale,
+    embeddings: ClassEmbeddings,
+    image_size: int,
+    source: str,
+    reparameterised: bool = False,
 ) -> None:
-    """Write what describes a run's model besides its weights; the arguments are RunModel's."""
-    embeddings.save(run.checkpoints / "embeddings.safetensors")
+    """Write what describes a run's model besides its weights.
+
+    Args:
+        run: whose model it is.
+        scale: its size.
+        embeddings: of its classes.
+        image_size: as of ``RunModel``.
+        source: as of ``RunModel``.
+        reparameterised: whether its classes are weights.
+    """
+    embeddings.save(embeddings_file(run))
     run.write_model(
         {
             "architecture": ARCHITECTURE,
@@ -183,6 +204,7 @@ def save_description(
             "names": list(embeddings.names),
             "image_size": image_size,
             "source": source,
+            "reparameterised": reparameterised,
         }
     )
 
@@ -221,8 +243,11 @@ def _load_run(root: Path) -> RunModel:
         raise InputError(
             f"{path}: does not describe a {ARCHITECTURE} model: train again"
         ) from error
-    embeddings = read_embeddings(run.checkpoints / "embeddings.safetensors", names)
+    embeddings = read_embeddings(embeddings_file(run), names)
     model = build_model(scale)
+    set_classes(model, embeddings)
+    if description.get("reparameterised"):
+        reparameterise(model)
     weights = run.checkpoints / "best.safetensors"
     try:
         model.load_state_dict(without_outlines(safetensors.torch.load_file(weights)))
@@ -230,7 +255,6 @@ def _load_run(root: Path) -> RunModel:
         raise InputError(
             f"{weights}: is damaged or not a {ARCHITECTURE} {scale} model: train again"
         ) from error
-    set_classes(model, embeddings)
     model.eval()
     pretrained = is_run_of(root, PRETRAIN)
     return RunModel(model, scale, embeddings, image_size, source, pretrained)
@@ -261,7 +285,7 @@ def pack_starter(run: RunFolder, state: dict[str, torch.Tensor]) -> Path:
     tensors = dict(state)
     description = read_json(run.checkpoints / "model.json")
     names = tuple(description["names"])
-    embeddings = read_embeddings(run.checkpoints / "embeddings.safetensors", names)
+    embeddings = read_embeddings(embeddings_file(run), names)
     for name, vector in zip(embeddings.names, embeddings.vectors, strict=True):
         tensors[_EMBEDDING + name] = vector
     path = run.checkpoints / "starter.safetensors"

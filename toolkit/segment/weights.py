@@ -21,6 +21,7 @@ from torch import Tensor
 
 from converters.errors import InputError
 from converters.files import read_json
+from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam
@@ -49,7 +50,7 @@ def load_sam(weights: str | Path) -> Loaded:
     """
     if str(weights) == STARTER:
         return _load_starter(starter_path("sam_nano"))
-    source = Path(weights)
+    source = located(str(weights))
     if not source.exists():
         raise InputError(
             f"{source}: no such weights: give an official file (sam_vit_b_01ec64.pth), "

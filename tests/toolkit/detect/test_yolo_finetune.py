@@ -20,7 +20,7 @@ from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneYoloConfig
 from toolkit.detect import Detector, finetune_yolo, predict_dataset
-from toolkit.detect.data import DefectImages
+from toolkit.detect.data import DefectImages, Draw
 from toolkit.detect.embeddings import make_embeddings
 from toolkit.detect.trainer import OfflineWorldTrainer
 from toolkit.detect.weights import build_model, load_starting_point
@@ -80,6 +80,7 @@ def test_a_run_from_nothing_holds_all_that_prediction_needs(make_dataset: MakeDa
     assert sorted(_contents(run.root)) == [
         "checkpoints/best.safetensors",
         "checkpoints/embeddings.safetensors",
+        "checkpoints/last.safetensors",
         "checkpoints/model.json",
         "config.yaml",
         "log.jsonl",
@@ -164,9 +165,9 @@ def test_rare_classes_are_shown_more_often(
     shown: list[int] = []
     plain = DefectImages.__getitem__
 
-    def record(self: DefectImages, index: int) -> Any:
-        if self.augment:
-            shown.append(index)
+    def record(self: DefectImages, index: int | Draw) -> Any:
+        if isinstance(index, Draw):
+            shown.append(index.picture)
         return plain(self, index)
 
     monkeypatch.setattr(DefectImages, "__getitem__", record)

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 def _arguments(origin: Origin, **options: Any) -> dict[str, Any]:
     config = FinetuneYoloConfig(data=Path("data"), out=Path("run"), **options)
-    return training_arguments(config, origin=origin, images=100, device=CPU)
+    return training_arguments(config, origin=origin, images=100, device=CPU, frozen=[])
 
 
 def test_fine_tuning_follows_the_recipe_for_box_only_data() -> None:
@@ -73,7 +73,9 @@ def test_ultralytics_mixes_precision_on_gpus_that_are_made_for_it(
     monkeypatch.setattr(recipe, "has_bfloat16", lambda device: native)
     config = FinetuneYoloConfig(data=Path("data"), out=Path("run"))
 
-    arguments = training_arguments(config, origin="random", images=100, device=torch.device(device))
+    arguments = training_arguments(
+        config, origin="random", images=100, device=torch.device(device), frozen=[]
+    )
     assert arguments["amp"] == amp
 
 
