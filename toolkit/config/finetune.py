@@ -39,8 +39,9 @@ class FinetuneYoloConfig(Config):
     """safetensors file of class embeddings (class name -> 512 numbers)."""
     epochs: Positive = 40
     """Passes over the training images."""
-    image_size: ImageSize = 640
-    """Pixels of the longer side that the network sees; a multiple of 32."""
+    image_size: ImageSize | Literal["auto"] = 640
+    """Pixels of the longer side that the network sees, a multiple of 32; auto: so many that the
+    smallest defect keeps 8, at most 1280."""
     batch: Positive = 16
     """Images per optimiser step."""
     repeat: Positive = 1
@@ -76,7 +77,8 @@ class FinetuneYoloConfig(Config):
 
     @model_validator(mode="after")
     def _size_fits_the_strides(self) -> FinetuneYoloConfig:
-        check_stride(self.image_size)
+        if self.image_size != "auto":
+            check_stride(self.image_size)
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from toolkit.detect.embeddings import ClassEmbeddings, resolve_embeddings
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
 from toolkit.detect.recipe import training_arguments
+from toolkit.detect.size import ENOUGH, smallest_defect, suggest_image_size
 from toolkit.detect.state import read_state
 from toolkit.detect.trainer import Epoch, OfflineWorldTrainer
 from toolkit.detect.weights import (
@@ -60,6 +61,7 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     folder = DatasetFolder.open(config.data, config.fold)
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
     _check_splits(splits, config)
+    image_size = _image_size(config, splits["train"])
     start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
     embeddings = resolve_embeddings(
         splits["train"].categories, config.embeddings, start.embeddings, config.seed
@@ -75,7 +77,7 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     done = read_state(state) if state.is_file() else None
     if done is None:
         fixed = is_reparameterised(start.model)
-        save_description(run, start.scale, embeddings, config.image_size, start.source, fixed)
+        save_description(run, start.scale, embeddings, image_size, start.source, fixed)
     note(
         f"YOLO-World v2 {start.scale} from {start.source}, on {device}; "
         f"class embeddings: {embeddings.summary()}. It will find these classes only: "
@@ -83,7 +85,7 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     )
     if done is None or not done.progress["stopped"]:
         trim_log(run, done.epochs if done else 0)
-        _train(config, splits, start, embeddings, device, run)
+        _train(config, image_size, splits, start, embeddings, device, run)
     detector = Detector.load(run.root, device, confidence=config.confidence)
     results = {
         split: predict_dataset(detector, dataset, batch=config.batch)
@@ -97,6 +99,7 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
 
 def _train(
     config: FinetuneYoloConfig,
+    image_size: int,
     splits: dict[str, Dataset],
     start: StartingPoint,
     embeddings: ClassEmbeddings,
@@ -109,6 +112,7 @@ def _train(
         config,
         origin=start.origin,
         images=epoch_length(factors),
+        image_size=image_size,
         device=device,
         frozen=frozen_layers(config.mode, start.model),
     )
@@ -200,11 +204,23 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
             )
     train = _repeated(splits["train"], config.repeat)
     rest = epoch_length(picture_factors(train, config.sampling)) % config.batch
-    if config.image_size < 2 * STRIDE and 1 in (rest, config.batch):
+    image_size = config.image_size
+    if image_size != "auto" and image_size < 2 * STRIDE and 1 in (rest, config.batch):
         raise InputError(
-            f"image_size {config.image_size} with a batch of one picture leaves batch "
+            f"image_size {image_size} with a batch of one picture leaves batch "
             "normalisation a single value: use an image_size of 64 or more, or another batch"
         )
+
+
+def _image_size(config: FinetuneYoloConfig, train: Dataset) -> int:
+    """The size that was asked for, or that of the data; a word where defects come out small."""
+    suggested = suggest_image_size(train)
+    size = suggested if config.image_size == "auto" else config.image_size
+    kept = smallest_defect(train) * size
+    if kept < ENOUGH:
+        more = "" if size >= suggested else f"; --image-size {suggested} shows them larger"
+        note(f"the smallest defects are {kept:.1f} pixels wide at {size} pixels{more}")
+    return size
 
 
 def _check_pictures(splits: dict[str, Dataset]) -> None:

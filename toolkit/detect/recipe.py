@@ -38,6 +38,7 @@ def training_arguments(
     *,
     origin: Origin,
     images: int,
+    image_size: int,
     device: torch.device,
     frozen: list[int],
 ) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def training_arguments(
         config: ours; where a field is None, its default for these weights is filled in.
         origin: what the weights have seen before.
         images: pictures per epoch.
+        image_size: pixels of the longer side.
         device: where training runs.
         frozen: numbers of the layers that do not learn.
     """
@@ -62,7 +64,7 @@ def training_arguments(
         "mode": "train",
         "epochs": config.epochs,
         "patience": config.patience,
-        "imgsz": config.image_size,
+        "imgsz": image_size,
         "batch": config.batch,
         "nbs": config.batch,  # otherwise gradients of several batches add up to 64 pictures
         "optimizer": optimizer,

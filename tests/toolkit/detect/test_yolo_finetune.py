@@ -178,6 +178,24 @@ def test_rare_classes_are_shown_more_often(
     assert Counter(labels[index] for index in shown) == {"good": 2, "scratch": 8, "spot": 4}
 
 
+def test_the_size_of_pictures_follows_the_defects(
+    make_dataset: MakeDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(good=1, per_kind=2)
+
+    def shrink(content: dict[str, Any]) -> None:
+        content["annotations"][0] |= {"bbox": [10, 10, 5, 5], "area": 25}
+        del content["annotations"][0]["segmentation"]
+
+    _edit(data / "train.json", shrink)
+    run = finetune_yolo(_config(data, "auto", image_size="auto"))
+    assert Detector.load(run.root, torch.device("cpu")).image_size == 128  # 8 / 5 of 64 is 103
+    assert "smallest defects" not in capsys.readouterr().err
+    finetune_yolo(_config(data, "small", image_size=64))
+    told = capsys.readouterr().err
+    assert "smallest defects are 5.0 pixels wide at 64 pixels; --image-size 128 shows" in told
+
+
 def _drop_all_spots_but_one(content: dict[str, Any]) -> None:
     spots = sorted({a["image_id"] for a in content["annotations"] if a["category_id"] == 2})[1:]
     content["images"] = [image for image in content["images"] if image["id"] not in spots]

@@ -18,7 +18,9 @@ CPU = torch.device("cpu")
 
 def _arguments(origin: Origin, **options: Any) -> dict[str, Any]:
     config = FinetuneYoloConfig(data=Path("data"), out=Path("run"), **options)
-    return training_arguments(config, origin=origin, images=100, device=CPU, frozen=[])
+    return training_arguments(
+        config, origin=origin, images=100, image_size=64, device=CPU, frozen=[]
+    )
 
 
 def test_fine_tuning_follows_the_recipe_for_box_only_data() -> None:
@@ -74,7 +76,7 @@ def test_ultralytics_mixes_precision_on_gpus_that_are_made_for_it(
     config = FinetuneYoloConfig(data=Path("data"), out=Path("run"))
 
     arguments = training_arguments(
-        config, origin="random", images=100, device=torch.device(device), frozen=[]
+        config, origin="random", images=100, image_size=64, device=torch.device(device), frozen=[]
     )
     assert arguments["amp"] == amp
 

@@ -1,0 +1,40 @@
+"""How large pictures must reach the network so that their smallest defects are still seen."""
+
+from __future__ import annotations
+
+import math
+
+from converters.dataset import Dataset
+from toolkit.detect.data import STRIDE
+
+ENOUGH = 8.0
+"""Pixels that a defect should keep: one place of the finest feature map."""
+
+_LIMITS = (64, 1280)
+_ENLARGED = 2.0  # pictures gain nothing from more: what is not in them does not appear
+
+
+def smallest_defect(train: Dataset) -> float:
+    """Side of the smallest defect, as a share of the longer side of its picture.
+
+    The side is that of a square of the area of its box.
+
+    Args:
+        train: with at least one defect.
+    """
+    return min(
+        math.sqrt(instance.box[2] * instance.box[3]) / max(image.width, image.height)
+        for image in train.images
+        for instance in image.instances
+    )
+
+
+def suggest_image_size(train: Dataset) -> int:
+    """The least multiple of 32 at which the smallest defect keeps 8 pixels.
+
+    At most 1280, and at most twice the longest side of the pictures; at least 64.
+    """
+    most = _ENLARGED * max(max(image.width, image.height) for image in train.images)
+    wanted = min(ENOUGH / max(1e-6, smallest_defect(train)), most)
+    size = STRIDE * math.ceil(wanted / STRIDE - 1e-9)
+    return min(max(_LIMITS[0], size), _LIMITS[1])
