@@ -163,6 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     with pytest.raises(_Killed):
         finetune_yolo(_config(data, "killed", **settings))
     monkeypatch.setattr(RunFolder, "log", log)
+    settings["workers"] = 0  # who reads the pictures changes nothing
     resumed = finetune_yolo(_config(data, "killed", **settings, resume=True))
 
     for name in ("best", "embeddings", "last"):

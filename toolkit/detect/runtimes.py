@@ -1,0 +1,116 @@
+"""Running exported detectors: by the programs that other people would run them with."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from converters.errors import InputError
+
+Runtime: TypeAlias = Callable[[Tensor], Tensor]
+"""From pictures (n, 3, height, width), 0 to 1, to answers (n, 4 + classes, places)."""
+
+_EXTRA = '"defect-toolkit[export]"'
+_PACKAGES: dict[str, dict[str, str]] = {
+    "onnx": {"onnx": _EXTRA, "onnxruntime": _EXTRA},
+    "openvino": {"openvino": '"openvino>=2024.0"'},
+    "torchscript": {},
+    "engine": {"onnx": _EXTRA, "tensorrt": "tensorrt"},
+}
+"""Packages that a format needs, by the name they are imported under, and what pip installs."""
+
+
+def require_packages(form: str) -> None:
+    """Import what a format needs; ultralytics would install it by itself.
+
+    Raises:
+        InputError: a package is not installed.
+    """
+    # openvino reports to its maker that it was imported, unless this package is not there.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    missing = []
+    for name in _PACKAGES[form]:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        wanted = " ".join(dict.fromkeys(_PACKAGES[form][name] for name in missing))
+        raise InputError(f"format {form}: needs {' and '.join(missing)}: pip install {wanted}")
+
+
+def open_exported(form: str, path: Path, device: torch.device) -> Runtime:
+    """Open an exported model without ultralytics (an engine excepted), in single precision.
+
+    Args:
+        form: its format.
+        path: the file, or the folder of openvino.
+        device: where torchscript and engines run; the others run on the CPU.
+    """
+    if form == "torchscript":
+        return _open_torchscript(path, device)
+    if form == "engine":
+        return _open_engine(path, device)
+    return _open_onnx(path) if form == "onnx" else _open_openvino(path)
+
+
+def _open_onnx(path: Path) -> Runtime:
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    # Threads that spin while they wait take turns with whatever else runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    content = path.read_bytes()  # a session keeps its file open, which Windows would not rename
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: pixels.cpu().numpy()})[0])
+
+    return run
+
+
+def _open_openvino(folder: Path) -> Runtime:
+    import openvino
+
+    core: Any = openvino.Core()
+    (graph,) = folder.glob("*.xml")
+    # Some processors would compute in bfloat16, which is their doing and not the file's.
+    model = core.compile_model(str(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(model(pixels.cpu().numpy())[model.output(0)].copy())
+
+    return run
+
+
+def _open_torchscript(path: Path, device: torch.device) -> Runtime:
+    model: Any = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    kind = next(model.parameters()).dtype
+
+    def run(pixels: Tensor) -> Tensor:
+        answers: Tensor = model(pixels.to(device, kind))
+        return answers.float()
+
+    return run
+
+
+def _open_engine(path: Path, device: torch.device) -> Runtime:
+    from ultralytics.nn.backends.tensorrt import TensorRTBackend
+
+    engine = TensorRTBackend(str(path), device)
+
+    def run(pixels: Tensor) -> Tensor:
+        kind = torch.float16 if engine.fp16 else torch.float32
+        answers: Tensor = engine.forward(pixels.to(device, kind).contiguous())[0]
+        return answers.float().clone()
+
+    return run
