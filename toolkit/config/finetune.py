@@ -40,8 +40,8 @@ class FinetuneYoloConfig(Config):
     epochs: Positive = 40
     """Passes over the training images."""
     image_size: ImageSize | Literal["auto"] = 640
-    """Pixels of the longer side that the network sees, a multiple of 32; auto: so many that the
-    smallest defect keeps 8, at most 1280."""
+    """Pixels of the longer side that the network sees, a multiple of 32; auto: so many that
+    nineteen defects in twenty keep 8, at most 1280."""
     batch: Positive = 16
     """Images per optimiser step."""
     repeat: Positive = 1

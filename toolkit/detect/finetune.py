@@ -19,7 +19,7 @@ from toolkit.detect.embeddings import ClassEmbeddings, resolve_embeddings
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
 from toolkit.detect.recipe import training_arguments
-from toolkit.detect.size import ENOUGH, smallest_defect, suggest_image_size
+from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
 from toolkit.detect.trainer import Epoch, OfflineWorldTrainer
 from toolkit.detect.weights import (
@@ -216,10 +216,10 @@ def _image_size(config: FinetuneYoloConfig, train: Dataset) -> int:
     """The size that was asked for, or that of the data; a word where defects come out small."""
     suggested = suggest_image_size(train)
     size = suggested if config.image_size == "auto" else config.image_size
-    kept = smallest_defect(train) * size
+    kept = small_defect(train) * size
     if kept < ENOUGH:
         more = "" if size >= suggested else f"; --image-size {suggested} shows them larger"
-        note(f"the smallest defects are {kept:.1f} pixels wide at {size} pixels{more}")
+        note(f"small defects are {kept:.1f} pixels wide at {size} pixels{more}")
     return size
 
 

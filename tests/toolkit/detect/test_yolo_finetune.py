@@ -190,10 +190,10 @@ def test_the_size_of_pictures_follows_the_defects(
     _edit(data / "train.json", shrink)
     run = finetune_yolo(_config(data, "auto", image_size="auto"))
     assert Detector.load(run.root, torch.device("cpu")).image_size == 128  # 8 / 5 of 64 is 103
-    assert "smallest defects" not in capsys.readouterr().err
+    assert "small defects" not in capsys.readouterr().err
     finetune_yolo(_config(data, "small", image_size=64))
     told = capsys.readouterr().err
-    assert "smallest defects are 5.0 pixels wide at 64 pixels; --image-size 128 shows" in told
+    assert "small defects are 5.0 pixels wide at 64 pixels; --image-size 128 shows" in told
 
 
 def _drop_all_spots_but_one(content: dict[str, Any]) -> None:

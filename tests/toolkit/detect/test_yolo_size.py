@@ -1,4 +1,4 @@
-"""The size of pictures that their smallest defects ask for."""
+"""The size of pictures that their small defects ask for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from converters.dataset import Dataset, Image, Instance
-from toolkit.detect.size import smallest_defect, suggest_image_size
+from toolkit.detect.size import small_defect, suggest_image_size
 
 
 def _train(width: int, height: int, *boxes: tuple[float, float]) -> Dataset:
@@ -26,8 +26,13 @@ def _train(width: int, height: int, *boxes: tuple[float, float]) -> Dataset:
         (300, 300, (300, 300), 64),
     ],
 )
-def test_the_smallest_defect_keeps_eight_pixels(width, height, box, size) -> None:
+def test_the_small_defect_keeps_eight_pixels(width, height, box, size) -> None:
     train = _train(width, height, (60, 60), box)
     assert suggest_image_size(train) == size
     if 64 < size < min(1280, 2 * max(width, height)):
-        assert smallest_defect(train) * size >= 8 > smallest_defect(train) * (size - 32)
+        assert small_defect(train) * size >= 8 > small_defect(train) * (size - 32)
+
+
+def test_a_speck_among_twenty_does_not_count() -> None:
+    assert suggest_image_size(_train(320, 320, (1, 1), *[(10, 10)] * 21)) == 256
+    assert suggest_image_size(_train(320, 320, (1, 1), *[(10, 10)] * 18)) == 640
