@@ -28,8 +28,8 @@ class FinetuneYoloConfig(Config):
     fold: NotNegative | None = None
     """Fold to train on, where the dataset has folds."""
     weights: str = "none"
-    """"none" (random), "starter" (ours, scale n), an official .pt file (yolov8s-worldv2.pt), or a
-    run folder."""
+    """"none" (random), "starter" (ours, scale n), an official .pt file (yolov8s-worldv2.pt; of a
+    plain YOLOv8 the backbone alone), or a run folder."""
     scale: Literal["n", "s", "m", "l", "x"] = "n"
     """Model scale, with weights "none"; otherwise the weights' own."""
     mode: Literal["full", "freeze-backbone", "prompt", "reparam"] = "full"

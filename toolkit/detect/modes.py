@@ -18,7 +18,7 @@ Mode: TypeAlias = Literal["full", "freeze-backbone", "prompt", "reparam"]
 """Everything but the class embeddings; that without the backbone; the class embeddings alone; or
 everything, with the class embeddings turned into convolutions that learn too."""
 
-_BACKBONE = 10
+BACKBONE = 10
 """Layers of the backbone: those up to the pyramid pooling."""
 
 
@@ -26,7 +26,7 @@ def frozen_layers(mode: Mode, model: WorldModel) -> list[int]:
     """Numbers of the layers that do not learn."""
     if mode == "prompt":
         return list(range(len(model.model)))
-    return list(range(_BACKBONE)) if mode == "freeze-backbone" else []
+    return list(range(BACKBONE)) if mode == "freeze-backbone" else []
 
 
 class FixedGuide(nn.Module):

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from ultralytics.nn.tasks import WorldModel, torch_safe_load, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, WorldModel, torch_safe_load, yaml_model_load
 from ultralytics.utils import ROOT
 
 from converters.errors import InputError
@@ -25,7 +25,7 @@ from toolkit.detect.embeddings import (
     ClassEmbeddings,
     read_embeddings,
 )
-from toolkit.detect.modes import reparameterise
+from toolkit.detect.modes import BACKBONE, reparameterise
 from toolkit.devices import has_bfloat16
 from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
@@ -170,7 +170,7 @@ def load_starting_point(weights: str, scale: Scale, seed: int, trust: bool) -> S
             f"{path}: no such file: download it from "
             f"https://github.com/ultralytics/assets/releases and put it there"
         )
-    return _from_official(path, _read_checkpoint(path, trust))
+    return _from_official(path, _read_checkpoint(path, trust), seed)
 
 
 def embeddings_file(run: RunFolder) -> Path:
@@ -334,12 +334,35 @@ def _read_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
     return content
 
 
-def _from_official(path: Path, checkpoint: dict[str, Any]) -> StartingPoint:
+def _from_plain(path: Path, source: DetectionModel, seed: int) -> StartingPoint:
+    """The backbone of a plain YOLOv8, which YOLO-World shares; the rest is random."""
+    state = source.float().state_dict()
+    stem = state.get("model.0.conv.weight")
+    scale = None if stem is None else _STEM_CHANNELS.get(stem.shape[0])
+    model = build_model(scale or "n", seed)
+    own = {k: v for k, v in model.state_dict().items() if int(k.split(".")[1]) < BACKBONE}
+    backbone = {k: state[k] for k, v in own.items() if k in state and state[k].shape == v.shape}
+    if scale is None or len(backbone) < len(own):
+        raise InputError(
+            f"{path}: only {len(backbone)} of {len(own)} tensors of its backbone fit "
+            f"{ARCHITECTURE}: give a file of YOLO-World v2 or of YOLOv8"
+        )
+    model.load_state_dict(backbone, strict=False)
+    _follow_statistics_fast(model)
+    _lower_scores(model)
+    return StartingPoint(model, scale, None, f"the backbone of {path.name}", "random")
+
+
+def _from_official(path: Path, checkpoint: dict[str, Any], seed: int) -> StartingPoint:
     """Transfer the weights of an ultralytics checkpoint by name and shape."""
     source = checkpoint.get("ema") or checkpoint.get("model")
+    if type(source) is DetectionModel:
+        return _from_plain(path, source, seed)
     if not isinstance(source, WorldModel):
         kind = type(source).__name__
-        raise InputError(f"{path}: holds a {kind}, not a WorldModel: give a YOLO-World v2 file")
+        raise InputError(
+            f"{path}: holds a {kind}, not a WorldModel: give a YOLO-World v2 file, or one of YOLOv8"
+        )
     state = source.float().state_dict()
     stem = state.get("model.0.conv.weight")
     scale = None if stem is None else _STEM_CHANNELS.get(stem.shape[0])

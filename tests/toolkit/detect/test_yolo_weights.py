@@ -132,9 +132,26 @@ def test_another_architecture_is_refused(write_official: WriteOfficial) -> None:
     first = WorldModel("yolov8n-world.yaml", nc=80, verbose=False)
     with pytest.raises(InputError, match=r"of \d+ tensors fit yolov8-worldv2"):
         load_starting_point(str(write_official("v1.pt", model=first)), "n", 0, trust=False)
-    plain = DetectionModel("yolov8n.yaml", nc=3, verbose=False)
-    with pytest.raises(InputError, match="holds a DetectionModel, not a WorldModel"):
+    plain = DetectionModel("yolo11n.yaml", nc=3, verbose=False)
+    with pytest.raises(InputError, match="tensors of its backbone fit yolov8-worldv2"):
         load_starting_point(str(write_official("plain.pt", model=plain)), "n", 0, trust=False)
+
+
+@pytest.mark.parametrize("scale", ["n", "s"])
+def test_a_plain_yolov8_gives_its_backbone(write_official: WriteOfficial, scale: str) -> None:
+    from ultralytics.nn.tasks import DetectionModel  # after toolkit.detect
+
+    plain = DetectionModel(f"yolov8{scale}.yaml", nc=3, verbose=False)
+    start = load_starting_point(
+        str(write_official(f"yolov8{scale}.pt", model=plain)), "n", 5, trust=False
+    )
+    assert (start.scale, start.origin) == (scale, "random")
+    assert start.source == f"the backbone of yolov8{scale}.pt"
+    theirs, ours = plain.state_dict(), start.model.state_dict()
+    random = load_starting_point("none", start.scale, 5, trust=False).model.state_dict()
+    for name, tensor in ours.items():
+        expected = theirs if int(name.split(".")[1]) < 10 else random
+        assert torch.equal(tensor, expected[name].to(tensor.dtype)), name
 
 
 def test_a_damaged_or_missing_file_is_one_line(
