@@ -141,7 +141,15 @@ def _train(
             on_epoch=_reporter(run, config.epochs),
             on_best=keep,
         )
-        trainer.train()
+        try:
+            trainer.train()
+        except RuntimeError as error:  # torch's own kinds are of this one
+            if "out of memory" not in str(error).lower():
+                raise
+            raise InputError(
+                f"{device}: out of memory in epoch {trainer.epoch + 1}: give --batch "
+                f"{max(1, config.batch // 2)}, or a smaller --image-size"
+            ) from error
 
 
 def _repeated(dataset: Dataset, times: int) -> Dataset:

@@ -82,6 +82,7 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         self.factors = factors
         self.mode = mode
         self.state = state
+        self.asked_batch: int = overrides["batch"]
         self.on_epoch = on_epoch
         self.on_best = on_best
         threads = torch.get_num_threads()
@@ -124,6 +125,21 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
             self.draws = EpochDraws(self.factors, self.args.seed)
             loader.batch_sampler.sampler.sampler = self.draws
         return loader
+
+    def _build_train_pipeline(self) -> None:
+        """Build loaders and optimiser; again only where ultralytics found memory too small.
+
+        It would go on with half of the batch and not say so.
+
+        Raises:
+            InputError: a batch does not fit into memory.
+        """
+        if self.batch_size < self.asked_batch:
+            raise InputError(
+                f"a batch of {self.asked_batch} pictures of {self.args.imgsz} pixels does not fit "
+                f"into the memory of {self.device}: give --batch {self.batch_size}"
+            )
+        super()._build_train_pipeline()
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add what the classes of the batch are asked for with."""

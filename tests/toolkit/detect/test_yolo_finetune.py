@@ -196,6 +196,30 @@ def test_the_size_of_pictures_follows_the_defects(
     assert "small defects are 5.0 pixels wide at 64 pixels; --image-size 128 shows" in told
 
 
+@pytest.mark.parametrize(
+    ("epoch", "message"),
+    [
+        (1, "a batch of 4 pictures of 64 pixels .* cpu: give --batch 2"),
+        (2, "cpu: out of memory in"),
+    ],
+)
+def test_memory_that_is_too_small_is_said(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch, epoch: int, message: str
+) -> None:
+    data = make_dataset(good=1, per_kind=2)
+    plain = OfflineWorldTrainer.preprocess_batch
+
+    def prepare(self: OfflineWorldTrainer, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.epoch + 1 == epoch:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        prepared: dict[str, Any] = plain(self, batch)
+        return prepared
+
+    monkeypatch.setattr(OfflineWorldTrainer, "preprocess_batch", prepare)
+    with pytest.raises(InputError, match=message):
+        finetune_yolo(_config(data, "run", epochs=3, workers=0))
+
+
 def _drop_all_spots_but_one(content: dict[str, Any]) -> None:
     spots = sorted({a["image_id"] for a in content["annotations"] if a["category_id"] == 2})[1:]
     content["images"] = [image for image in content["images"] if image["id"] not in spots]
