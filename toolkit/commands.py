@@ -162,6 +162,13 @@ COMMANDS: dict[str, Command] = {
         ("runs",),
         variadic=True,
     ),
+    "export": Command(
+        "Export a detector to ONNX, OpenVINO, TorchScript or TensorRT, and check it.",
+        "ExportConfig",
+        "toolkit.detect.export:export_detector",
+        "exported",
+        ("run",),
+    ),
     "weights list": Command(
         "List weights that are known by name, and which of them are here.",
         "WeightsListConfig",

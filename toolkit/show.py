@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ConvertConfig,
         DemoConfig,
         EvaluateConfig,
+        ExportConfig,
         FinetuneClassifierConfig,
         FinetuneSamConfig,
         FinetuneYoloConfig,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         WeightsListConfig,
         WeightsVerifyConfig,
     )
+    from toolkit.detect.export import Exported
     from toolkit.evaluate import Comparison, Metrics
     from toolkit.runs import RunFolder
     from toolkit.weights_folder import Checked, Got, Listed
@@ -228,6 +230,28 @@ def reported(config: ReportConfig, result: Path, *, as_json: bool) -> int:
         _json({"page": str(result), "bytes": size})
         return 0
     _print(f"{result}: {size / 1e6:.1f} MB; open it in a browser, no network is needed")
+    return 0
+
+
+def exported(config: ExportConfig, result: Exported, *, as_json: bool) -> int:
+    """Where the model lies, and how it compares with ours."""
+    if as_json:
+        _json(asdict(result))
+        return 0
+    found = result.agreement
+    _print(
+        f"{result.path}: {result.format}, {len(result.classes)} classes, {result.image_size} px; "
+        f"{result.description} says what goes in and what comes out"
+    )
+    _print(
+        f"checked on {found.pictures} pictures ({found.pictures_from}): at {found.places} places "
+        f"it gives the same boxes as {config.run} to {found.pixels:.2g} px, "
+        f"and the same scores to {found.score:.2g}"
+    )
+    _print(
+        f"boxes left: {found.exported_boxes}, of ours {found.boxes}; per picture "
+        f"{1000 * found.exported_seconds:.3g} ms, ours {1000 * found.seconds:.3g} ms"
+    )
     return 0
 
 

@@ -18,6 +18,7 @@ from toolkit.config.base import Config, build, to_yaml
 if TYPE_CHECKING:
     from toolkit.config.data import BalanceConfig, CheckConfig, ConvertConfig, SynthConfig
     from toolkit.config.evaluate import CompareConfig, EvaluateConfig, ReportConfig, ScoringConfig
+    from toolkit.config.export import ExportConfig
     from toolkit.config.finetune import (
         FinetuneClassifierConfig,
         FinetuneSamConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "ConvertConfig",
     "DemoConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "FinetuneClassifierConfig",
     "FinetuneSamConfig",
     "FinetuneYoloConfig",
@@ -67,6 +69,7 @@ _HOMES = {
     "EvaluateConfig": "evaluate",
     "ReportConfig": "evaluate",
     "ScoringConfig": "evaluate",
+    "ExportConfig": "export",
     "FinetuneClassifierConfig": "finetune",
     "FinetuneSamConfig": "finetune",
     "FinetuneYoloConfig": "finetune",

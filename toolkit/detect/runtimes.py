@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,17 +33,22 @@ def require_packages(form: str) -> None:
     Raises:
         InputError: a package is not installed.
     """
-    # openvino reports to its maker that it was imported, unless this package is not there.
+    # Both report to their makers from the moment they are imported, and onnxruntime (1.29 on) keeps
+    # a number for this machine in the user's home. openvino does not if this package is not there.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    missing = []
-    for name in _PACKAGES[form]:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
+    missing = [name for name in _PACKAGES[form] if not _can_import(name)]
     if missing:
         wanted = " ".join(dict.fromkeys(_PACKAGES[form][name] for name in missing))
         raise InputError(f"format {form}: needs {' and '.join(missing)}: pip install {wanted}")
+
+
+def _can_import(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def open_exported(form: str, path: Path, device: torch.device) -> Runtime:
@@ -63,7 +69,6 @@ def open_exported(form: str, path: Path, device: torch.device) -> Runtime:
 def _open_onnx(path: Path) -> Runtime:
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     # Threads that spin while they wait take turns with whatever else runs.
