@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -23,7 +24,15 @@ from converters.formats.coco import write_coco
 from converters.formats.yolo import write_yolo
 from toolkit.balance.compose import Composed, Rules, Task, compose, read_pixels
 from toolkit.balance.donors import Donor, cut_out
-from toolkit.balance.objects import Glance, Parts, find_object, glance, lie_alike
+from toolkit.balance.objects import (
+    DIRECTED,
+    Glance,
+    Parts,
+    coherence,
+    find_object,
+    glance,
+    lie_alike,
+)
 from toolkit.balance.place import Placement
 from toolkit.balance.plan import ClassPlan, Limits, Plan, make_plan, product_of, repeat_factors
 from toolkit.balance.sheet import write_sheet
@@ -36,6 +45,8 @@ from toolkit.evaluate.metrics import Figure
 __all__ = ["Balanced", "ClassPlan", "Plan", "balance", "repeat_factors"]
 
 _LOOKED_AT = 30  # pictures of a product, to see whether its parts lie alike
+
+_ALONG = 10.0  # degrees that defects of a brushed surface are rotated by, so that it stays brushed
 
 SHEET = "balance.png"
 """Contact sheet in the folder that is made."""
@@ -261,7 +272,6 @@ def _varied(
 def _rules(config: BalanceConfig) -> Rules:
     return Rules(
         blend=config.blend,
-        rotate=config.rotate,
         scale=config.scale,
         flip=config.flip,
         photometric=config.photometric,
@@ -278,10 +288,12 @@ class _Product:
     Attributes:
         parts: where the part is.
         place: where defects go.
+        rotate: most degrees that they are rotated by.
     """
 
     parts: Parts
     place: Placement
+    rotate: float
 
 
 def _products(config: BalanceConfig, train: Dataset) -> dict[str, _Product]:
@@ -298,21 +310,39 @@ def _products(config: BalanceConfig, train: Dataset) -> dict[str, _Product]:
     for product, images in by_product.items():
         good = [image for image in images if image.is_good] or images
         with ThreadPoolExecutor(_workers(config)) as pool:
-            seen = list(pool.map(_glance, good[:_LOOKED_AT]))
+            seen = list(pool.map(_look, good[:_LOOKED_AT]))
         place: Placement = "foreground"
         if config.place != "auto":
             place = config.place
-        elif len(seen) > 1 and lie_alike([glance for glance, _ in seen]):
+        elif len(seen) > 1 and lie_alike([look.glance for look in seen]):
             place = "same-place"
-        filled = [fills for _, fills in seen]
-        products[product] = _Product(Parts(config.objects, 2 * sum(filled) >= len(filled)), place)
+        rotate = config.rotate
+        if rotate is None:
+            directed = median(look.coherence for look in seen) >= DIRECTED
+            rotate = _ALONG if directed else 180.0
+        fills = 2 * sum(look.fills for look in seen) >= len(seen)
+        products[product] = _Product(Parts(config.objects, fills), place, rotate)
     return products
 
 
-def _glance(image: Image) -> tuple[Glance, bool]:
-    """A picture at a glance, and whether the surface fills it."""
+@dataclass(frozen=True)
+class _Look:
+    """What a picture of a good part shows of its product.
+
+    Attributes:
+        glance: the picture at a glance.
+        fills: whether the surface fills it.
+        coherence: how much the texture runs one way.
+    """
+
+    glance: Glance
+    fills: bool
+    coherence: float
+
+
+def _look(image: Image) -> _Look:
     pixels = read_pixels(image.path)
-    return glance(pixels), bool(find_object(pixels).all())
+    return _Look(glance(pixels), bool(find_object(pixels).all()), coherence(pixels))
 
 
 def _cut_out(config: BalanceConfig, train: Dataset, plan: Plan) -> dict[tuple[int, int], Donor]:
@@ -350,6 +380,7 @@ def _tasks(
             train.images[host],
             tuple(cut[donor] for donor in donors),
             products[product_of(train.images[host])].place,
+            products[product_of(train.images[host])].rotate,
             products[product_of(train.images[host])].parts,
             staging
             / "images"

@@ -33,7 +33,6 @@ class Rules:
 
     Attributes:
         blend: how seams are hidden.
-        rotate: most degrees in either direction.
         scale: most that lengths grow or shrink by.
         flip: whether defects are flipped.
         photometric: whether brightness and contrast of a defect vary.
@@ -43,7 +42,6 @@ class Rules:
     """
 
     blend: Blending
-    rotate: float
     scale: float
     flip: bool
     photometric: bool
@@ -61,6 +59,7 @@ class Task:
         host: the picture to paste onto.
         donors: what is pasted.
         place: where it goes.
+        rotate: most degrees that it is rotated by, in either direction.
         parts: where the part is on the host.
         target: file to write.
     """
@@ -69,6 +68,7 @@ class Task:
     host: Image
     donors: tuple[Donor, ...]
     place: Placement
+    rotate: float
     parts: Parts
     target: Path
 
@@ -145,7 +145,8 @@ def compose(task: Task, rules: Rules) -> Composed:
     done = 0
     for order, donor in enumerate(task.donors):
         seed = (rules.seed, task.number, order)
-        done += _paste(canvas, donor, task.place, rules, np.random.default_rng(seed), seed)
+        rng = np.random.default_rng(seed)
+        done += _paste(canvas, donor, task, rules, rng, seed)
     if done:
         _, png = cv2.imencode(".png", canvas.pixels)
         write_bytes(task.target, png.tobytes())
@@ -177,15 +178,16 @@ def read_pixels(path: Path) -> Pixels:
 def _paste(
     canvas: Canvas,
     donor: Donor,
-    place: Placement,
+    task: Task,
     rules: Rules,
     rng: np.random.Generator,
     seed: tuple[int, ...],
 ) -> bool:
     """Paste one defect; False where there is no room for it."""
+    place = task.place
     how = Turn()
     if place != "same-place":
-        how = draw_turn(rng, donor, rotate=rules.rotate, scale=rules.scale, flip=rules.flip)
+        how = draw_turn(rng, donor, rotate=task.rotate, scale=rules.scale, flip=rules.flip)
     turned, how = _fit(donor, how, canvas.pixels.shape[:2])
     on_part = place in ("foreground", "near-edge")
     ground = Ground(canvas.part if on_part else None, canvas.taken)

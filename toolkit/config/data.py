@@ -115,8 +115,9 @@ class BalanceConfig(Config):
     place: Literal["auto", "anywhere", "foreground", "near-edge", "same-place"] = "auto"
     """Anywhere; two thirds on the part; at its edge too; where it was on its own picture; or auto:
     where it was if parts lie alike on all pictures, else on the part."""
-    rotate: Annotated[float, Field(ge=0, le=180)] = 180
-    """Most degrees that a defect is rotated by, in either direction."""
+    rotate: Annotated[float, Field(ge=0, le=180)] | None = None
+    """Most degrees that a defect is rotated by, in either direction; by default 180, and 10 where
+    the texture runs one way (brushed, rolled)."""
     scale: Annotated[float, Field(ge=1, le=4)] = 1.25
     """Most that a defect's lengths grow or shrink by."""
     flip: bool = True

@@ -191,6 +191,22 @@ def test_a_dry_run_writes_nothing(tail, capsys) -> None:
     assert "nothing was written" in printed
 
 
+@pytest.mark.parametrize(("brushed", "most"), [(True, 10), (False, 180)])
+def test_defects_of_brushed_surfaces_keep_their_direction(tail, brushed, most) -> None:
+    if brushed:
+        for path in (tail / "images").glob("*_good_*"):
+            pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(path), cv2.blur(pixels, (1, 41)))
+    dest, _ = run(tail, target=30, method="paste", per_donor=20, per_host=20, place="anywhere")
+    pasted = [
+        i.pasted for image in DatasetFolder.open(dest).read("train").images for i in image.instances
+    ]
+    angles = [abs(p.transform["angle"]) for p in pasted if p is not None]
+    assert len(angles) > 20
+    assert max(angles) <= most
+    assert brushed or max(angles) > 45
+
+
 def test_what_is_covered_is_cut(make_dataset) -> None:
     data = make_dataset(good=0, per_kind=8, size=96)
     edit(data, lambda train: drop(train, "spot", 3))

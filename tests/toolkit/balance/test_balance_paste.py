@@ -12,7 +12,7 @@ from converters.dataset import Image, Instance
 from converters.geometry import region_from_mask
 from toolkit.balance.blend import BLENDS, MARGIN, blend, grain, match_host
 from toolkit.balance.donors import Donor, Turn, cut_out, draw_turn, turn
-from toolkit.balance.objects import find_object, glance, lie_alike
+from toolkit.balance.objects import coherence, find_object, glance, lie_alike
 from toolkit.balance.place import Ground, find_place
 from toolkit.balance.states import Seen, find_states, look_at
 
@@ -185,6 +185,25 @@ def test_parts_that_lie_alike_are_seen() -> None:
     alike = [np.where(part, 200, noise(seed, part.shape, 60, 10)) for seed in range(4)]
     assert lie_alike([glance(pixels.astype(np.uint8)) for pixels in alike])
     assert not lie_alike([glance(noise(seed, (120, 160), 120, 30)) for seed in range(4)])
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_brushed_textures_have_a_direction_and_grain_has_none(channels, dtype) -> None:
+    grain = noise(0, (300, 400), 120, 30).astype(np.float32)
+    brushed = cv2.blur(grain, (1, 31))
+    slanted = cv2.warpAffine(
+        brushed, cv2.getRotationMatrix2D((200, 150), 30, 1.5), (400, 300), borderMode=2
+    )
+
+    def stored(plane):
+        pixels = (plane * (np.iinfo(dtype).max // 255)).astype(dtype)
+        return np.repeat(pixels[..., None], channels, axis=2) if channels else pixels
+
+    assert coherence(stored(grain)) < 0.1
+    assert coherence(stored(brushed)) > 0.7
+    assert coherence(stored(slanted)) > 0.7
+    assert coherence(np.full((50, 60), 7, dtype)) == 0
 
 
 def test_states_of_the_whole_part_are_found() -> None:
