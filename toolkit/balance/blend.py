@@ -165,9 +165,12 @@ def _fade(mask: BinaryMask) -> _Float:
 
 def _poisson(under: Pixels, over: Pixels, inside: BinaryMask) -> Pixels:
     """The gradients of one where the mask and a margin are, the other around (seamlessClone)."""
+    # OpenCV takes three pixels off the region before it starts: without them the defect's own rim
+    # would lie outside, and with its rim a defect loses its contrast.
+    side = 2 * MARGIN + 1
     region = cv2.dilate(
         np.pad(inside.astype(np.uint8), MARGIN),
-        cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (MARGIN - 1, MARGIN - 1)),
+        cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)),
     )
     # OpenCV takes the mask's bounding box for its place and needs room around it.
     left, top, width, height = cv2.boundingRect(region)

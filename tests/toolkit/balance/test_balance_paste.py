@@ -64,6 +64,22 @@ def test_a_patch_may_reach_over_the_side(how, corner) -> None:
     assert (host != before).any()
 
 
+@pytest.mark.parametrize("how", ["hard", "feather", "poisson"])
+@pytest.mark.parametrize("radius", [4, 15])
+def test_a_defect_keeps_its_contrast(how, radius) -> None:
+    host = noise(0, (100, 100), 150, 6)
+    mask = disc((60, 60), (30, 30), radius)
+    patch = noise(1, (60, 60), 130, 6)
+    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1)
+    patch = np.clip(patch - 60 * soft, 0, 255).astype(np.uint8)
+    blend(host, patch, mask, (20, 20), how)
+    placed = np.zeros((100, 100), bool)
+    placed[20:80, 20:80] = mask
+    around = cv2.dilate(placed.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+    around &= cv2.dilate(placed.astype(np.uint8), np.ones((15, 15), np.uint8)) == 0
+    assert host[around].mean() - host[placed].mean() > 35
+
+
 def test_poisson_of_a_picture_into_itself_changes_nothing() -> None:
     host = cv2.GaussianBlur(noise(0, (80, 90, 3), sigma=40), (0, 0), 3)
     before = host.astype(int)
