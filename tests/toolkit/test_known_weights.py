@@ -441,7 +441,7 @@ def test_names_are_found_in_the_folder_and_paths_are_left_alone() -> None:
 
 @pytest.mark.parametrize("weights", [YOLO, f"{YOLO}.pt", f"elsewhere/{YOLO}.pt"])
 def test_finetune_yolo_says_how_to_get_its_weights(weights: str) -> None:
-    from toolkit.detect.weights import load_starting_point
+    from toolkit.detect.checkpoints import load_starting_point
 
     with pytest.raises(InputError) as caught:
         load_starting_point(weights, "n", 0, trust=False)
@@ -464,7 +464,7 @@ def test_the_finetune_commands_read_the_file_in_the_folder() -> None:
 
     from toolkit.classify.model import build_resnet
     from toolkit.classify.weights import load_backbone
-    from toolkit.detect.weights import load_starting_point
+    from toolkit.detect.checkpoints import load_starting_point
     from toolkit.segment.weights import load_sam
 
     Path("weights").mkdir()

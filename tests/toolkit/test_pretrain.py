@@ -22,9 +22,9 @@ from toolkit.config import (
     PretrainSamConfig,
     PretrainYoloConfig,
 )
+from toolkit.detect.checkpoints import load_starting_point
 from toolkit.detect.embeddings import ANCHOR, resolve_embeddings
 from toolkit.detect.pretrain import pretrain_yolo
-from toolkit.detect.weights import load_starting_point
 from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder
 from toolkit.segment.pretrain import pretrain_sam

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from converters.errors import InputError
+from toolkit.architectures import PLAIN, WORLD
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
@@ -33,6 +34,15 @@ def check_stride(image_size: int) -> None:
     if image_size % 32:
         near = max(32, round(image_size / 32) * 32)
         raise ValueError(f"image_size: {image_size} is not a multiple of 32: try {near}")
+
+
+def check_architecture(arch: str) -> None:
+    """Raise ValueError unless it is the name of a detector."""
+    known = (WORLD, *PLAIN)
+    if arch not in known:
+        nearest = difflib.get_close_matches(arch, known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+        raise ValueError(f"arch: no detector is called {arch!r}: {hint}")
 
 
 C = TypeVar("C", bound=Config)

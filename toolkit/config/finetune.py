@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from toolkit.architectures import WORLD
 from toolkit.config.base import (
     Config,
     Device,
@@ -14,12 +15,13 @@ from toolkit.config.base import (
     ImageSize,
     NotNegative,
     Positive,
+    check_architecture,
     check_stride,
 )
 
 
 class FinetuneYoloConfig(Config):
-    """Fine-tune YOLO-World v2 (ultralytics) to find defects."""
+    """Fine-tune YOLO-World v2, or a plain detector (ultralytics), to find defects."""
 
     data: Path
     """Dataset folder."""
@@ -29,9 +31,13 @@ class FinetuneYoloConfig(Config):
     """Fold to train on, where the dataset has folds."""
     weights: str = "none"
     """"none" (random), "starter" (ours, scale n), an official .pt file (yolov8s-worldv2.pt; of a
-    plain YOLOv8 the backbone alone), or a run folder."""
+    plain YOLOv8 the backbone alone), or a run folder; for a plain detector its own, or what has its
+    backbone."""
+    arch: str = WORLD
+    """yolov8-worldv2 (YOLO-World), or a plain detector to compare with: yolov8n, yolo11s, yolo26n,
+    rtdetr-l, …"""
     scale: Literal["n", "s", "m", "l", "x"] = "n"
-    """Model scale, with weights "none"; otherwise the weights' own."""
+    """Scale of YOLO-World, with weights "none"; otherwise the weights' own."""
     mode: Literal["full", "freeze-backbone", "prompt", "reparam"] = "full"
     """What learns: all but the class embeddings; that without the backbone; the class embeddings
     alone (prompt); or all, with the class embeddings turned into convolutions (reparam)."""
@@ -39,6 +45,9 @@ class FinetuneYoloConfig(Config):
     """safetensors file of class embeddings (class name -> 512 numbers)."""
     epochs: Positive = 40
     """Passes over the training images."""
+    steps: Positive | None = None
+    """Optimiser steps in all, instead of epochs; an epoch, after which val is looked at, then has
+    at least 20 of them (repeat is raised for that)."""
     image_size: ImageSize | Literal["auto"] = 640
     """Pixels of the longer side that the network sees, a multiple of 32; auto: so many that
     nineteen defects in twenty keep 8, at most 1280."""
@@ -49,12 +58,13 @@ class FinetuneYoloConfig(Config):
     sampling: Literal["uniform", "repeat-factor"] = "uniform"
     """Show all training pictures alike, or those of rare classes more often (LVIS' rule)."""
     optimizer: Literal["SGD", "AdamW"] | None = None
-    """Optimiser; by default AdamW from random weights, from starters and for class embeddings
-    alone, else SGD."""
+    """Optimiser; by default AdamW, but SGD for YOLO-World from weights that know photographs, class
+    embeddings alone excepted."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Peak learning rate; by default, with AdamW, 2e-3 from random weights, 1e-3 from starters
     and 2e-4 from others; with SGD, 1e-2 from random weights and starters, 1e-3 from others; for
-    class embeddings alone 2e-3."""
+    class embeddings alone 2e-3; for plain detectors from photographs 0.01 / (4 + classes), for
+    RT-DETR 1e-4."""
     weight_decay: Fraction = 5e-4
     """Weight decay; class embeddings alone have none."""
     close_mosaic: NotNegative | None = None
@@ -79,6 +89,19 @@ class FinetuneYoloConfig(Config):
     def _size_fits_the_strides(self) -> FinetuneYoloConfig:
         if self.image_size != "auto":
             check_stride(self.image_size)
+        return self
+
+    @model_validator(mode="after")
+    def _detector_can_do_it(self) -> FinetuneYoloConfig:
+        check_architecture(self.arch)
+        if self.arch != WORLD:
+            if self.mode in ("prompt", "reparam"):
+                raise ValueError(
+                    f"mode: {self.mode} is for class embeddings, and {self.arch} has none: "
+                    "give full or freeze-backbone"
+                )
+            if self.embeddings is not None:
+                raise ValueError(f"embeddings: {self.arch} has none: leave them out")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from toolkit.architectures import WORLD, is_transformer
 from toolkit.config.base import (
     Config,
     Device,
@@ -14,6 +15,7 @@ from toolkit.config.base import (
     ImageSize,
     NotNegative,
     Positive,
+    check_architecture,
     check_stride,
 )
 
@@ -54,10 +56,12 @@ class PretrainConfig(Config):
 
 
 class PretrainYoloConfig(PretrainConfig):
-    """Pretrain YOLO-World v2 on procedural defects without end."""
+    """Pretrain a detector on procedural defects without end."""
 
+    arch: str = WORLD
+    """yolov8-worldv2 (YOLO-World), or a plain YOLO (yolov8n, yolo11n, yolo26n, …)."""
     scale: Literal["n", "s", "m", "l", "x"] = "n"
-    """Model scale, with weights "none"; otherwise the weights' own."""
+    """Scale of YOLO-World, with weights "none"; otherwise the weights' own."""
     classes: Literal["kinds", "defect"] = "kinds"
     """Tell the kinds of defects apart, or find them all as "defect"."""
     image_size: ImageSize = 160
@@ -66,8 +70,11 @@ class PretrainYoloConfig(PretrainConfig):
     """Weight of a second task, in which every cell says whether a defect covers it; 0 for none."""
 
     @model_validator(mode="after")
-    def _size_fits_the_strides(self) -> PretrainYoloConfig:
+    def _detector_can_do_it(self) -> PretrainYoloConfig:
         check_stride(self.image_size)
+        check_architecture(self.arch)
+        if is_transformer(self.arch):
+            raise ValueError(f"arch: {self.arch} is not pretrained on procedural pictures so far")
         return self
 
 

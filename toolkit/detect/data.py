@@ -91,6 +91,7 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
         fixed_classes: whether the model's classes stand in their order; else every picture brings
             the texts that it was given, as ultralytics has it.
         factors: how often a mosaic takes each picture, relative to the others; alike by default.
+        squares: whether pictures are stretched to squares, as RT-DETR learnt them.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
         batch: int,
         fixed_classes: bool = False,
         factors: Sequence[float] | None = None,
+        squares: bool = False,
     ) -> None:
         self.truth = truth
+        self._squares = squares
         self._fixed_classes = fixed_classes
         self._marks = list(accumulate(factors or [1.0] * len(truth.images)))
         train = mode == "train"
@@ -113,7 +116,7 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
             batch_size=batch,
             augment=train,
             hyp=args,
-            rect=not train,
+            rect=not train and not squares,
             stride=STRIDE,
             pad=0.0 if train else 0.5,  # as ultralytics' own validation pads
             data=data,
@@ -129,6 +132,10 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
             index = index.picture
         item: dict[str, Any] = super().__getitem__(index)
         return item
+
+    def load_image(self, i: int, rect_mode: bool = True) -> Any:
+        """The picture with its longer side, or both sides, at the size of training."""
+        return super().load_image(i, rect_mode=rect_mode and not self._squares)
 
     def build_transforms(self, hyp: SimpleNamespace) -> Any:
         """Ultralytics' augmentation, without what draws from generators of its own."""

@@ -1,12 +1,12 @@
-"""Finding defects with a trained YOLO-World model."""
+"""Finding defects with a trained detector."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,15 @@ import supervision as sv
 import torch
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils.nms import non_max_suppression
-from ultralytics.utils.ops import scale_boxes
+from ultralytics.utils.ops import scale_boxes, xywh2xyxy
 
 from converters.dataset import Dataset
 from converters.errors import InputError
+from toolkit.architectures import is_transformer
 from toolkit.console import track
 from toolkit.detect.data import STRIDE
 from toolkit.detect.embeddings import ANCHOR
-from toolkit.detect.weights import RunModel, load_trained, set_classes
+from toolkit.detect.weights import RunModel, load_trained, with_kinds_only
 from toolkit.images import RgbImage, read_image
 from toolkit.predictions import Result
 
@@ -51,19 +52,23 @@ class Detector:
         iou: float = 0.7,
         as_one: str | None = None,
     ) -> None:
-        self.names = (as_one,) if as_one else trained.embeddings.names
+        self.names = (as_one,) if as_one else trained.names
         self._as_one = as_one is not None
         self.image_size = trained.image_size
-        self.description = (
-            f"YOLO-World v2 {trained.scale}, {trained.image_size} px, from {trained.source}"
-        )
+        self.description = trained.description
         self._model = trained.model.to(device).eval()
         self._device = device
         self._confidence = confidence
         self._max_detections = max_detections
         self._iou = iou
-        # The smallest rectangle of whole strides around the resized picture, whatever the batch.
-        self._letterbox = LetterBox(trained.image_size, auto=True, stride=STRIDE)
+        self._transformer = is_transformer(trained.arch)
+        # The smallest rectangle of whole strides around the resized picture, whatever the batch;
+        # of RT-DETR a square that the picture is stretched to.
+        self._fit = (
+            LetterBox(trained.image_size, scale_fill=True)
+            if self._transformer
+            else LetterBox(trained.image_size, auto=True, stride=STRIDE)
+        )
 
     @classmethod
     def load(
@@ -84,10 +89,8 @@ class Detector:
         """
         trained = load_trained(run)
         as_one = None
-        if trained.pretrained:  # the kinds that it learnt answer better than what they share
-            as_one, kinds = ANCHOR, tuple(n for n in trained.embeddings.names if n != ANCHOR)
-            trained = replace(trained, embeddings=trained.embeddings.only(kinds or (ANCHOR,)))
-            set_classes(trained.model, trained.embeddings)
+        if trained.pretrained:
+            as_one, trained = ANCHOR, with_kinds_only(trained)
         return cls(
             trained, device, confidence=confidence, max_detections=max_detections, as_one=as_one
         )
@@ -103,7 +106,7 @@ class Detector:
             to it, ``confidence`` (N,), ``class_id`` (N,) as index into ``names``, and
             ``data["class_name"]`` (N,).
         """
-        inputs = [self._letterbox(image=image) for image in images]
+        inputs = [self._fit(image=image) for image in images]
         by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, array in enumerate(inputs):
             by_shape[array.shape[:2]].append(index)
@@ -120,6 +123,8 @@ class Detector:
         """Rows (x1, y1, x2, y2, score, class) in pixels of the input, per picture of the batch."""
         pixels = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float() / 255
         answers = self._model(pixels)[0]  # (n, 4 + classes, places)
+        if self._transformer:
+            return [self._rows_of_transformer(each) for each in answers]
         if self._as_one:
             answers = torch.cat([answers[:, :4], answers[:, 4:].amax(dim=1, keepdim=True)], dim=1)
         rows = non_max_suppression(
@@ -133,6 +138,30 @@ class Detector:
         )
         return [found.cpu().numpy() for found in rows]
 
+    def _rows_of_transformer(self, answers: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Rows as of ``_forward`` from (queries, 6): centre, width, height, score and class.
+
+        Boxes are shares of the square. Each query is another object: nothing is suppressed.
+        """
+        kept = answers[answers[:, 4] > self._confidence]
+        kept = kept[kept[:, 4].argsort(descending=True, stable=True)[: self._max_detections]]
+        boxes = xywh2xyxy(kept[:, :4]) * self.image_size
+        classes = torch.zeros_like(kept[:, 5:]) if self._as_one else kept[:, 5:]
+        return torch.cat([boxes, kept[:, 4:5], classes], dim=1).float().cpu().numpy()
+
+    def _boxes(
+        self,
+        boxes: npt.NDArray[np.float32],
+        input_shape: tuple[int, int],
+        image_shape: tuple[int, int],
+    ) -> npt.NDArray[np.float32]:
+        """Boxes of the input, in pixels of the picture."""
+        if not self._transformer:
+            return cast(npt.NDArray[np.float32], scale_boxes(input_shape, boxes, image_shape))
+        height, width = image_shape
+        ratios = np.array([width, height] * 2, np.float32) / self.image_size
+        return (boxes * ratios).clip(0, [width, height] * 2).astype(np.float32)
+
     def _detections(
         self,
         rows: npt.NDArray[np.float32],
@@ -141,7 +170,7 @@ class Detector:
     ) -> sv.Detections:
         classes = rows[:, 5].astype(int)
         return sv.Detections(
-            xyxy=scale_boxes(input_shape, rows[:, :4].copy(), image_shape),
+            xyxy=self._boxes(rows[:, :4].copy(), input_shape, image_shape),
             confidence=rows[:, 4],
             class_id=classes,
             data={"class_name": np.array(self.names, dtype=object)[classes]},

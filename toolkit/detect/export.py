@@ -43,7 +43,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -54,19 +54,20 @@ import torch
 from torch import Tensor
 from ultralytics.data.augment import LetterBox
 from ultralytics.engine.exporter import Exporter
-from ultralytics.nn.tasks import WorldModel
+from ultralytics.nn.tasks import DetectionModel, WorldModel
 from ultralytics.utils.nms import non_max_suppression
 
 from converters.errors import InputError
 from converters.files import write_json
 from converters.folder import DatasetFolder, fold_numbers
+from toolkit.architectures import is_transformer
 from toolkit.config import ExportConfig
 from toolkit.detect.data import STRIDE
 from toolkit.detect.embeddings import ANCHOR
 from toolkit.detect.modes import is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
 from toolkit.detect.runtimes import Runtime, open_exported, require_packages
-from toolkit.detect.weights import RunModel, load_trained, set_classes
+from toolkit.detect.weights import RunModel, load_trained, with_kinds_only
 from toolkit.devices import resolve_device
 from toolkit.images import RgbImage, read_image
 from toolkit.runs import RunFolder, is_run_of
@@ -179,9 +180,8 @@ def export_detector(config: ExportConfig) -> Exported:
         described = made / "toolkit.json" if made.is_dir() else scratch / "description"
         write_json(described, _describe(config, trained, size, agreement), indent=2)
         _publish(config, made, described)
-    names = trained.embeddings.names
     description = _description_of(config)
-    return Exported(config.out, description, config.format, names, size, agreement)
+    return Exported(config.out, description, config.format, trained.names, size, agreement)
 
 
 def tolerance(config: ExportConfig, image_size: int) -> Tolerance:
@@ -222,13 +222,9 @@ def _device(config: ExportConfig) -> torch.device:
 def _load(run: Path) -> RunModel:
     """The model as `toolkit predict` has it."""
     trained = load_trained(run)
-    if not trained.pretrained:
-        return trained
-    names = trained.embeddings.names
-    kinds = tuple(name for name in names if name != ANCHOR) or (ANCHOR,)
-    trained = replace(trained, embeddings=trained.embeddings.only(kinds))
-    set_classes(trained.model, trained.embeddings)
-    return trained
+    if is_transformer(trained.arch):
+        raise InputError(f"{run}: is {trained.title}: only YOLO detectors are exported so far")
+    return with_kinds_only(trained) if trained.pretrained else trained
 
 
 def _pictures(config: ExportConfig, size: int) -> tuple[list[RgbImage], str]:
@@ -305,11 +301,11 @@ class _SilentExporter(Exporter):  # type: ignore[misc]
 
 
 def _export(
-    config: ExportConfig, model: WorldModel, size: int, device: torch.device, folder: Path
+    config: ExportConfig, model: DetectionModel, size: int, device: torch.device, folder: Path
 ) -> Path:
     """Let ultralytics write the model into a folder; the path of what it wrote."""
     model = deepcopy(model)
-    if not is_reparameterised(model):
+    if isinstance(model, WorldModel) and not is_reparameterised(model):
         reparameterise(model)
     model.task = "detect"
     model.pt_path = str(folder / f"{config.out.stem}{_SUFFIX}")  # ultralytics writes beside it
@@ -400,7 +396,7 @@ def _compare_batch(ours: Runtime, theirs: Runtime, batch: _Batch, size: int) -> 
     )
 
 
-def _runtime_of(model: WorldModel, device: torch.device) -> Runtime:
+def _runtime_of(model: DetectionModel, device: torch.device) -> Runtime:
     model.to(device).eval()
 
     def run(pixels: Tensor) -> Tensor:
@@ -454,7 +450,7 @@ def _describe(
     """What someone needs who has the file alone."""
     allowed = tolerance(config, size)
     number, side = _shape_in_words(config, size) if config.dynamic else (config.batch, size)
-    classes = list(trained.embeddings.names)
+    classes = list(trained.names)
     number_type = "float16" if config.half and config.format == "torchscript" else "float32"
     description = {
         "format": config.format,
@@ -462,7 +458,7 @@ def _describe(
         "image_size": size,
         "half": config.half,
         "run": config.run.name,
-        "source": f"YOLO-World v2 {trained.scale}, {trained.image_size} px, from {trained.source}",
+        "source": trained.description,
         "input": {
             "name": "images",
             "shape": [number, 3, side, side],

@@ -1,35 +1,45 @@
-"""Fine-tuning YOLO-World v2 on a dataset folder, without a network and without CLIP."""
+"""Fine-tuning detectors on a dataset folder, without a network and without CLIP."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
+from ultralytics.nn.tasks import WorldModel
 
 from converters.dataset import SPLITS, Dataset
 from converters.errors import InputError
 from converters.folder import DatasetFolder
+from toolkit.architectures import WORLD, is_transformer
 from toolkit.config import FinetuneYoloConfig
 from toolkit.console import note, track
+from toolkit.detect.checkpoints import load_plain_start, load_starting_point
 from toolkit.detect.data import STRIDE
 from toolkit.detect.detector import Detector, predict_dataset
 from toolkit.detect.embeddings import ClassEmbeddings, resolve_embeddings
+from toolkit.detect.models import set_classes
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
-from toolkit.detect.recipe import training_arguments
+from toolkit.detect.recipe import in_epochs, training_arguments
 from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
-from toolkit.detect.trainer import Epoch, OfflineWorldTrainer
+from toolkit.detect.trainer import (
+    Epoch,
+    OfflinePlainTrainer,
+    OfflineTransformerTrainer,
+    OfflineWorldTrainer,
+)
 from toolkit.detect.weights import (
     COMMAND,
+    RunModel,
     StartingPoint,
     embeddings_file,
-    load_starting_point,
     save_description,
     save_weights,
-    set_classes,
 )
 from toolkit.devices import resolve_device
 from toolkit.images import read_image
@@ -41,17 +51,20 @@ from toolkit.training import check_resumable, trim_log
 FREE_ON_RESUME = ("device", "workers", "resume", "confidence")
 """Fields that may differ when a run goes on."""
 
+Trainer: TypeAlias = OfflineWorldTrainer | OfflinePlainTrainer | OfflineTransformerTrainer
+
 
 def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
-    """Fine-tune YOLO-World v2 on the train split and predict on val and test.
+    """Fine-tune a detector on the train split and predict on val and test.
 
     The model of the epoch with the best AP on val is kept. Afterwards it finds the classes of the
-    dataset and no others: fine-tuning closes the vocabulary. A run that was stopped goes on
-    (``resume``) to the same weights, on the same processor.
+    dataset and no others: fine-tuning closes the vocabulary of YOLO-World, and plain detectors
+    never had one. A run that was stopped goes on (``resume``) to the same weights, on the same
+    processor.
 
     Returns:
-        the run: ``checkpoints/`` (``best.safetensors``, ``embeddings.safetensors``,
-        ``model.json``), ``log.jsonl`` (a record per epoch), ``predictions/``.
+        the run: ``checkpoints/`` (``best.safetensors``, ``model.json``; of YOLO-World
+        ``embeddings.safetensors``), ``log.jsonl`` (a record per epoch), ``predictions/``.
 
     Raises:
         InputError: the data, the weights or the embeddings cannot be used, the run folder is taken,
@@ -61,28 +74,22 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     folder = DatasetFolder.open(config.data, config.fold)
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
     _check_splits(splits, config)
+    asked = config
+    config = in_epochs(config, epoch_length(picture_factors(splits["train"], config.sampling)))
     image_size = _image_size(config, splits["train"])
-    start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
-    embeddings = resolve_embeddings(
-        splits["train"].categories, config.embeddings, start.embeddings, config.seed
-    )
+    _check_last_batch(config, splits["train"], image_size)
+    start, embeddings = _start(config, splits["train"].categories)
     _check_pictures(splits)
-    _check_form(config, start, embeddings)
-    run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
-    check_resumable(run, COMMAND, config, FREE_ON_RESUME)
-    set_classes(start.model, embeddings)
-    if config.mode == "reparam" and not is_reparameterised(start.model):
-        reparameterise(start.model)
+    run = RunFolder.create(config.out, COMMAND, asked, resume=config.resume)
+    check_resumable(run, COMMAND, asked, FREE_ON_RESUME)
     state = run.checkpoints / "last.safetensors"
     done = read_state(state) if state.is_file() else None
-    if done is None:
-        fixed = is_reparameterised(start.model)
-        save_description(run, start.scale, embeddings, image_size, start.source, fixed)
-    note(
-        f"YOLO-World v2 {start.scale} from {start.source}, on {device}; "
-        f"class embeddings: {embeddings.summary()}. It will find these classes only: "
-        f"{', '.join(embeddings.names)}."
+    model = RunModel(
+        start.model, start.scale, embeddings, image_size, start.source, arch=start.arch
     )
+    if done is None:
+        save_description(run, model)
+    _announce(model, device)
     if done is None or not done.progress["stopped"]:
         trim_log(run, done.epochs if done else 0)
         _train(config, image_size, splits, start, embeddings, device, run)
@@ -97,12 +104,35 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     return run
 
 
+def _start(
+    config: FinetuneYoloConfig, classes: tuple[str, ...]
+) -> tuple[StartingPoint, ClassEmbeddings | None]:
+    """The model to train, with its classes set, and their embeddings where it has any."""
+    if config.arch != WORLD:
+        start = load_plain_start(config.arch, classes, config.weights, config.seed, config.trust)
+        return start, None
+    start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
+    embeddings = resolve_embeddings(classes, config.embeddings, start.embeddings, config.seed)
+    _check_form(config, start, embeddings)
+    set_classes(start.model, embeddings)
+    if config.mode == "reparam" and not is_reparameterised(start.model):
+        reparameterise(start.model)
+    return start, embeddings
+
+
+def _announce(model: RunModel, device: torch.device) -> None:
+    found = f"It will find these classes only: {', '.join(model.names)}."
+    if model.embeddings is not None:
+        found = f"class embeddings: {model.embeddings.summary()}. {found}"
+    note(f"{model.title} from {model.source}, on {device}; {found}")
+
+
 def _train(
     config: FinetuneYoloConfig,
     image_size: int,
     splits: dict[str, Dataset],
     start: StartingPoint,
-    embeddings: ClassEmbeddings,
+    embeddings: ClassEmbeddings | None,
     device: torch.device,
     run: RunFolder,
 ) -> None:
@@ -111,36 +141,33 @@ def _train(
     arguments = training_arguments(
         config,
         origin=start.origin,
+        classes=len(splits["train"].categories),
         images=epoch_length(factors),
         image_size=image_size,
         device=device,
         frozen=frozen_layers(config.mode, start.model),
     )
-    if config.mode == "prompt":
-        start.model.prompts = torch.nn.Parameter(embeddings.vectors.clone())
-    frozen = start.model.state_dict() if config.mode == "prompt" else {}
-
-    def keep(state: dict[str, torch.Tensor]) -> None:
-        if config.mode == "prompt":
-            learnt = torch.nn.functional.normalize(state["prompts"].detach().cpu(), dim=-1)
-            origins = tuple(f"learnt, {origin}" for origin in embeddings.origins)
-            ClassEmbeddings(embeddings.names, learnt, origins).save(embeddings_file(run))
-            state = {name: tensor for name, tensor in frozen.items() if name != "prompts"}
-        save_weights(run, state)
-
     # ultralytics insists on a folder for its own notes.
     with tempfile.TemporaryDirectory(prefix="toolkit-yolo-") as scratch, quiet():
-        trainer = OfflineWorldTrainer(
-            {**arguments, "save_dir": scratch},
-            start.model,
-            {"train": train, "val": splits["val"]},
-            embeddings,
-            factors,
-            config.mode,
-            run.checkpoints / "last.safetensors",
-            on_epoch=_reporter(run, config.epochs),
-            on_best=keep,
-        )
+        shared: dict[str, Any] = {
+            "overrides": {**arguments, "save_dir": scratch},
+            "model": start.model,
+            "splits": {"train": train, "val": splits["val"]},
+            "factors": factors,
+            "state": run.checkpoints / "last.safetensors",
+            "on_epoch": _reporter(run, config.epochs),
+            "on_best": partial(save_weights, run),
+        }
+        if embeddings is not None:
+            if config.mode == "prompt":
+                shared["on_best"] = _keep_prompts(run, start.model, embeddings)
+            trainer: Trainer = OfflineWorldTrainer(
+                embeddings=embeddings, mode=config.mode, **shared
+            )
+        elif is_transformer(start.arch):
+            trainer = OfflineTransformerTrainer(**shared)
+        else:
+            trainer = OfflinePlainTrainer(**shared)
         try:
             trainer.train()
         except RuntimeError as error:  # torch's own kinds are of this one
@@ -150,6 +177,22 @@ def _train(
                 f"{device}: out of memory in epoch {trainer.epoch + 1}: give --batch "
                 f"{max(1, config.batch // 2)}, or a smaller --image-size"
             ) from error
+
+
+def _keep_prompts(
+    run: RunFolder, model: WorldModel, embeddings: ClassEmbeddings
+) -> Callable[[dict[str, torch.Tensor]], None]:
+    """Let the class embeddings of a model learn; what keeps them, and the rest as it was."""
+    model.prompts = torch.nn.Parameter(embeddings.vectors.clone())
+    unchanged = {k: v for k, v in model.state_dict().items() if k != "prompts"}
+    origins = tuple(f"learnt, {origin}" for origin in embeddings.origins)
+
+    def keep(state: dict[str, torch.Tensor]) -> None:
+        learnt = torch.nn.functional.normalize(state["prompts"].detach().cpu(), dim=-1)
+        ClassEmbeddings(embeddings.names, learnt, origins).save(embeddings_file(run))
+        save_weights(run, unchanged)
+
+    return keep
 
 
 def _repeated(dataset: Dataset, times: int) -> Dataset:
@@ -210,10 +253,13 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
                 f"{config.data}: {split} has no defects {purpose}: "
                 "convert again with other split fractions or more defect pictures"
             )
-    train = _repeated(splits["train"], config.repeat)
-    rest = epoch_length(picture_factors(train, config.sampling)) % config.batch
-    image_size = config.image_size
-    if image_size != "auto" and image_size < 2 * STRIDE and 1 in (rest, config.batch):
+
+
+def _check_last_batch(config: FinetuneYoloConfig, train: Dataset, image_size: int) -> None:
+    """Refuse batches of which too little reaches the coarsest layer."""
+    shown = _repeated(train, config.repeat)
+    rest = epoch_length(picture_factors(shown, config.sampling)) % config.batch
+    if image_size < 2 * STRIDE and 1 in (rest, config.batch):
         raise InputError(
             f"image_size {image_size} with a batch of one picture leaves batch "
             "normalisation a single value: use an image_size of 64 or more, or another batch"

@@ -12,21 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.nn.modules import C2fAttn
-from ultralytics.nn.tasks import WorldModel
+from ultralytics.nn.tasks import DetectionModel, WorldModel
+
+from toolkit.detect.models import backbone_layers
 
 Mode: TypeAlias = Literal["full", "freeze-backbone", "prompt", "reparam"]
 """Everything but the class embeddings; that without the backbone; the class embeddings alone; or
 everything, with the class embeddings turned into convolutions that learn too."""
 
-BACKBONE = 10
-"""Layers of the backbone: those up to the pyramid pooling."""
 
-
-def frozen_layers(mode: Mode, model: WorldModel) -> list[int]:
+def frozen_layers(mode: Mode, model: DetectionModel) -> list[int]:
     """Numbers of the layers that do not learn."""
     if mode == "prompt":
         return list(range(len(model.model)))
-    return list(range(BACKBONE)) if mode == "freeze-backbone" else []
+    return list(range(backbone_layers(model))) if mode == "freeze-backbone" else []
 
 
 class FixedGuide(nn.Module):
@@ -89,6 +88,6 @@ def reparameterise(model: WorldModel) -> None:
     model.txt_feats = torch.zeros_like(model.txt_feats)
 
 
-def is_reparameterised(model: WorldModel) -> bool:
-    """Whether its classes are weights."""
-    return isinstance(model.model[-1].cv4[0], FixedHead)
+def is_reparameterised(model: DetectionModel) -> bool:
+    """Whether it is a YOLO-World whose classes became weights."""
+    return isinstance(model, WorldModel) and isinstance(model.model[-1].cv4[0], FixedHead)

@@ -1,4 +1,4 @@
-"""Pretraining YOLO-World v2 on procedural defects without end."""
+"""Pretraining detectors on procedural defects without end."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from supervision.metrics import MeanAveragePrecision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.cfg import get_cfg
-from ultralytics.nn.tasks import WorldModel
+from ultralytics.nn.tasks import DetectionModel
 
 from converters.dataset import Box
 from converters.geometry import region_from_mask
 from toolkit import outlines
+from toolkit.architectures import WORLD
 from toolkit.config import PretrainYoloConfig
 from toolkit.console import note
+from toolkit.detect.checkpoints import load_plain_start, load_starting_point
 from toolkit.detect.data import STRIDE
 from toolkit.detect.detector import Detector
 from toolkit.detect.embeddings import ANCHOR, ClassEmbeddings, anchored_embeddings
+from toolkit.detect.models import set_classes
 from toolkit.detect.weights import (
     PRETRAIN,
     RunModel,
     StartingPoint,
-    load_starting_point,
     pack_starter,
     save_description,
-    set_classes,
 )
 from toolkit.devices import resolve_device
 from toolkit.outlines import OutlineHead, without_outlines
@@ -63,10 +64,11 @@ each cell of ``FINEST_STRIDE`` pixels that defects cover."""
 
 
 def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
-    """Pretrain YOLO-World v2 to find procedural defects.
+    """Pretrain a detector to find procedural defects.
 
-    Reads no picture: everything is drawn. The run serves as ``weights`` of ``finetune yolo``;
-    ``checkpoints/starter.safetensors`` is the same model in half precision, ready for packaging.
+    Reads no picture: everything is drawn. The run serves as ``weights`` of ``finetune yolo``; of
+    YOLO-World ``checkpoints/starter.safetensors`` is the same model in half precision, ready for
+    packaging.
 
     Raises:
         InputError: a kind of defect is unknown, the weights cannot be used, the device is not
@@ -74,20 +76,39 @@ def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
     """
     device = resolve_device(config.device)
     domain = source_domain(config, config.image_size)
-    start = load_starting_point(config.weights, config.scale, config.seed, trust=False)
-    known = anchored_embeddings(domain.kinds, config.seed, start.embeddings)
-    classes = known.only((ANCHOR,) if config.classes == "defect" else domain.kinds)
+    start, known, classes = _start(config, domain)
     run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
     check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
     source = f"procedural pictures ({config.steps} steps from {start.source})"
-    save_description(run, start.scale, known, config.image_size, source)
-    set_classes(start.model, classes)
+    save_description(
+        run, RunModel(start.model, start.scale, known, config.image_size, source, arch=start.arch)
+    )
+    if classes is not None:
+        set_classes(start.model, classes)
     start.model.to(device)
     task = YoloPretraining(start, classes, domain, config)
     progress = fit(task, schedule(config, "val_ap50"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val AP50 {progress.best_score:.4f}")
-    pack(run)
+    if known is not None:
+        pack(run)
     return run
+
+
+def _start(
+    config: PretrainYoloConfig, domain: SourceDomain
+) -> tuple[StartingPoint, ClassEmbeddings | None, ClassEmbeddings | None]:
+    """What to train, the class embeddings that it will know, and those that learn now.
+
+    A plain detector has none of these: its classes are those that learn now.
+    """
+    names = (ANCHOR,) if config.classes == "defect" else domain.kinds
+    if config.arch != WORLD:
+        start = load_plain_start(config.arch, names, config.weights, config.seed, trust=False)
+        return start, None, None
+    start = load_starting_point(config.weights, config.scale, config.seed, trust=False)
+    known = anchored_embeddings(domain.kinds, config.seed, start.embeddings)
+    set_classes(start.model, known)
+    return start, known, known.only(names)
 
 
 def pack(run: RunFolder) -> Path:
@@ -106,12 +127,12 @@ class YoloPretraining:
     def __init__(
         self,
         start: StartingPoint,
-        classes: ClassEmbeddings,
+        classes: ClassEmbeddings | None,
         domain: SourceDomain,
         config: PretrainYoloConfig,
     ) -> None:
         """Train the model of ``start``, whose classes are set, in place."""
-        self.model: WorldModel = start.model
+        self.model: DetectionModel = start.model
         self.model.args = get_cfg()  # the weights of the losses
         self.model.requires_grad_(True)
         channels = [branch[0].conv.in_channels for branch in self.model.model[-1].cv2]
@@ -119,9 +140,12 @@ class YoloPretraining:
         self.model.add_module(outlines.NAME, self._outlines)
         self._seen = _Listener(self.model)
         self.steps = config.piece
-        self._scale = start.scale
+        self._trained = RunModel(
+            start.model, start.scale, classes, config.image_size, "training", arch=start.arch
+        )
         self._classes, self._domain, self._config = classes, domain, config
-        self._collate = Letterboxed(config.image_size, classes.names, config.seed)
+        self._names = self._trained.names
+        self._collate = Letterboxed(config.image_size, self._names, config.seed)
         self._val = validation_pictures(domain, config)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -133,8 +157,11 @@ class YoloPretraining:
         """The losses of ultralytics' detectors, per picture, and that of the second task."""
         device = next(self.model.parameters()).device
         images = batch["img"].to(device).float() / 255
-        texts = self._classes.vectors.to(device).expand(len(images), -1, -1)
-        found = self.model.forward(images, txt_feats=texts)
+        if self._classes is None:
+            found = self.model.forward(images)
+        else:
+            texts = self._classes.vectors.to(device).expand(len(images), -1, -1)
+            found = self.model.forward(images, txt_feats=texts)
         with torch.autocast(device.type, enabled=False):
             total, parts = self.model.loss({**batch, "img": images}, found)
             outline = self._outlines.loss(self._seen.features, batch["covered"].to(device))
@@ -143,10 +170,7 @@ class YoloPretraining:
 
     def validate(self) -> dict[str, float]:
         """AP50 (of supervision) on procedural pictures: per kind, and of all kinds as one."""
-        trained = RunModel(
-            self.model, self._scale, self._classes, self._config.image_size, "training"
-        )
-        detector = Detector(trained, next(self.model.parameters()).device)
+        detector = Detector(self._trained, next(self.model.parameters()).device)
         typed, agnostic = MeanAveragePrecision(), MeanAveragePrecision(class_agnostic=True)
         for start in range(0, len(self._val), self._config.batch):
             pictures = self._val[start : start + self._config.batch]
@@ -163,14 +187,14 @@ class YoloPretraining:
         if not picture.instances:
             return sv.Detections.empty()
         corners = [(x, y, x + w, y + h) for x, y, w, h in _boxes(picture)]
-        classes = _class_ids(picture, self._classes.names)
+        classes = _class_ids(picture, self._names)
         return sv.Detections(xyxy=np.array(corners, np.float32), class_id=np.array(classes, int))
 
 
 class _Listener:
     """Keeps the feature maps that the head of a detector was given last, while it trains."""
 
-    def __init__(self, model: WorldModel) -> None:
+    def __init__(self, model: DetectionModel) -> None:
         self.features: list[Tensor] = []
         model.model[-1].register_forward_pre_hook(self._listen)
 

@@ -1,4 +1,4 @@
-"""ultralytics' YOLO-World trainer, with every call that needs CLIP or a network answered here.
+"""ultralytics' trainers, with every call that needs CLIP or a network answered here.
 
 The places, in ultralytics 8.4:
 
@@ -20,8 +20,10 @@ from typing import Any, Literal
 
 import torch
 from ultralytics.data.build import InfiniteDataLoader
+from ultralytics.models.rtdetr.train import RTDETRTrainer
+from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.world import WorldTrainer
-from ultralytics.nn.tasks import WorldModel
+from ultralytics.nn.tasks import DetectionModel, WorldModel
 
 from converters.dataset import Dataset
 from converters.errors import InputError
@@ -30,7 +32,6 @@ from toolkit.detect.data import DefectImages, EpochDraws, data_description, prom
 from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.modes import Mode
 from toolkit.detect.state import pack_state, read_state
-from toolkit.detect.weights import ARCHITECTURE
 
 
 @dataclass(frozen=True)
@@ -51,47 +52,45 @@ class Epoch:
     learning_rate: float
 
 
-class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
-    """Train YOLO-World on datasets in memory.
+class _Offline(DetectionTrainer):  # type: ignore[misc]
+    """What all trainers share: datasets in memory, our log and our checkpoints.
 
     Args:
         overrides: training arguments of ultralytics.
-        model: whose classes are set to ``embeddings``.
+        model: to train, in place.
         splits: "train" and "val".
-        embeddings: of the classes.
         factors: how often an epoch shows each picture of train, on average.
-        mode: what learns; for "prompt" the model has its class embeddings as ``prompts``.
         state: file that is written after every epoch, and gone on from where it is there.
         on_epoch: called after every epoch.
         on_best: called with the weights (moving average) whenever AP on val is the best so far.
     """
 
+    fixed_classes = True
+    """Whether the model's classes stand in their order, rather than in each picture's own."""
+    squares = False
+    """Whether pictures are stretched to squares."""
+
     def __init__(
         self,
         overrides: dict[str, Any],
-        model: WorldModel,
+        model: DetectionModel,
         splits: dict[str, Dataset],
-        embeddings: ClassEmbeddings,
         factors: Sequence[float],
-        mode: Mode,
         state: Path,
         on_epoch: Callable[[Epoch], None],
         on_best: Callable[[dict[str, torch.Tensor]], None],
     ) -> None:
         self.splits = splits
         self.factors = factors
-        self.mode = mode
         self.state = state
         self.asked_batch: int = overrides["batch"]
         self.on_epoch = on_epoch
         self.on_best = on_best
         threads = torch.get_num_threads()
-        super().__init__(overrides={"model": f"{ARCHITECTURE}.yaml", **overrides})
+        # A name that ultralytics takes for a detector; nothing is built or looked up by it.
+        super().__init__(overrides={"model": "yolov8n.yaml", **overrides})
         torch.set_num_threads(threads)  # on a CPU ultralytics leaves one core idle, of two one
-        self.model = model  # a module instead of a name: nothing is built or looked up
-        self.text_embeddings = {
-            prompt_name(index): vector for index, vector in enumerate(embeddings.vectors)
-        }
+        self.model = model
 
     def get_dataset(self) -> dict[str, Any]:
         """The splits, as ultralytics describes datasets."""
@@ -107,8 +106,9 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
             self.args,
             self.data,
             batch or 1,
-            fixed_classes=self.mode == "reparam",
+            fixed_classes=self.fixed_classes,
             factors=self.factors if mode == "train" else None,
+            squares=self.squares,
         )
 
     def get_dataloader(
@@ -141,18 +141,6 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
             )
         super()._build_train_pipeline()
 
-    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Add what the classes of the batch are asked for with."""
-        if self.mode == "reparam":
-            batch = super(WorldTrainer, self).preprocess_batch(batch)
-            batch["txt_feats"] = self.model.txt_feats.to(self.device)
-            return batch
-        if self.mode == "prompt":
-            unit = torch.nn.functional.normalize(self.model.prompts, dim=-1)
-            self.text_embeddings = {prompt_name(i): vector for i, vector in enumerate(unit)}
-        prepared: dict[str, Any] = super().preprocess_batch(batch)
-        return prepared
-
     def _close_dataloader_mosaic(self) -> None:
         """Go on without mosaic: the loader starts anew, with the epoch that it is in."""
         super()._close_dataloader_mosaic()
@@ -183,11 +171,6 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
                 f"training diverged in epoch {self.epoch + 1}: the loss is not a number: "
                 "lower learning_rate"
             )
-        if self.mode == "prompt":
-            average = self.ema.ema
-            average.txt_feats = torch.nn.functional.normalize(average.prompts.detach(), dim=-1)[
-                None
-            ]
         metrics, fitness = super().validate()
         return metrics, fitness
 
@@ -219,3 +202,62 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
 
     def final_eval(self) -> None:
         """Leave out validating the best epoch once more."""
+
+
+class OfflinePlainTrainer(_Offline):
+    """Train a plain YOLO."""
+
+
+class OfflineTransformerTrainer(_Offline, RTDETRTrainer):  # type: ignore[misc]
+    """Train RT-DETR."""
+
+    squares = True
+
+
+class OfflineWorldTrainer(_Offline, WorldTrainer):  # type: ignore[misc]
+    """Train YOLO-World.
+
+    Args:
+        overrides: training arguments of ultralytics.
+        model: whose classes are set to ``embeddings``; for mode "prompt" it has them as
+            ``prompts``.
+        embeddings: of the classes.
+        mode: what learns.
+        rest: as of the other trainers.
+    """
+
+    def __init__(
+        self,
+        overrides: dict[str, Any],
+        model: WorldModel,
+        embeddings: ClassEmbeddings,
+        mode: Mode,
+        **rest: Any,
+    ) -> None:
+        self.mode = mode
+        self.fixed_classes = mode == "reparam"
+        super().__init__(overrides, model, **rest)
+        self.text_embeddings = {
+            prompt_name(index): vector for index, vector in enumerate(embeddings.vectors)
+        }
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add what the classes of the batch are asked for with."""
+        if self.mode == "reparam":
+            batch = super(WorldTrainer, self).preprocess_batch(batch)
+            batch["txt_feats"] = self.model.txt_feats.to(self.device)
+            return batch
+        if self.mode == "prompt":
+            unit = torch.nn.functional.normalize(self.model.prompts, dim=-1)
+            self.text_embeddings = {prompt_name(i): vector for i, vector in enumerate(unit)}
+        prepared: dict[str, Any] = super().preprocess_batch(batch)
+        return prepared
+
+    def validate(self) -> tuple[dict[str, float] | None, float | None]:
+        """Measure AP on val, with the class embeddings as far as they have learnt."""
+        if self.mode == "prompt":
+            average = self.ema.ema
+            average.txt_feats = torch.nn.functional.normalize(average.prompts.detach(), dim=-1)[
+                None
+            ]
+        return super().validate()

@@ -15,7 +15,8 @@ from converters.dataset import Dataset, Image
 from converters.errors import InputError
 from toolkit.detect import Detector, predict_dataset
 from toolkit.detect.embeddings import resolve_embeddings
-from toolkit.detect.weights import RunModel, build_model, set_classes
+from toolkit.detect.models import build_model, set_classes
+from toolkit.detect.weights import RunModel
 
 CPU = torch.device("cpu")
 

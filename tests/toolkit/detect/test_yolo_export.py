@@ -232,7 +232,7 @@ def test_classes_that_are_weights_already(run: Path, tmp_path: Path) -> None:
     with torch.no_grad():  # as if it had learnt on
         trained.model.model[-1].cv4[0].conv.weight *= 1.5
     save_weights(fixed, trained.model.state_dict())
-    save_description(fixed, "n", trained.embeddings, 64, "starter", reparameterised=True)
+    save_description(fixed, trained)
     out = tmp_path / "model.torchscript"
     config = ExportConfig(
         run=fixed.root, out=out, format="torchscript", data=run.parent / "dataset"

@@ -20,10 +20,11 @@ from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneYoloConfig
 from toolkit.detect import Detector, finetune_yolo, predict_dataset
+from toolkit.detect.checkpoints import load_starting_point
 from toolkit.detect.data import DefectImages, Draw
 from toolkit.detect.embeddings import make_embeddings
+from toolkit.detect.models import build_model
 from toolkit.detect.trainer import OfflineWorldTrainer
-from toolkit.detect.weights import build_model, load_starting_point
 from toolkit.predictions import read_card, read_results
 
 MakeDataset = Callable[..., Path]

@@ -16,10 +16,12 @@ from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneYoloConfig
 from toolkit.detect import Detector, finetune_yolo, predict_dataset
+from toolkit.detect.checkpoints import load_starting_point
 from toolkit.detect.data import DefectImages, Draw, EpochDraws
 from toolkit.detect.embeddings import ClassEmbeddings, make_embeddings
+from toolkit.detect.models import build_model, set_classes
 from toolkit.detect.modes import is_reparameterised, reparameterise
-from toolkit.detect.weights import build_model, load_starting_point, load_trained, set_classes
+from toolkit.detect.weights import load_trained
 from toolkit.predictions import read_results
 from toolkit.runs import RunFolder
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from toolkit.config import FinetuneYoloConfig, build
-from toolkit.detect import recipe, weights
+from toolkit.detect import models, recipe
 from toolkit.detect.recipe import training_arguments
 from toolkit.detect.weights import Origin
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def _arguments(origin: Origin, **options: Any) -> dict[str, Any]:
     config = FinetuneYoloConfig(data=Path("data"), out=Path("run"), **options)
     return training_arguments(
-        config, origin=origin, images=100, image_size=64, device=CPU, frozen=[]
+        config, origin=origin, classes=3, images=100, image_size=64, device=CPU, frozen=[]
     )
 
 
@@ -76,7 +76,13 @@ def test_ultralytics_mixes_precision_on_gpus_that_are_made_for_it(
     config = FinetuneYoloConfig(data=Path("data"), out=Path("run"))
 
     arguments = training_arguments(
-        config, origin="random", images=100, image_size=64, device=torch.device(device), frozen=[]
+        config,
+        origin="random",
+        classes=3,
+        images=100,
+        image_size=64,
+        device=torch.device(device),
+        frozen=[],
     )
     assert arguments["amp"] == amp
 
@@ -85,8 +91,8 @@ def test_ultralytics_mixes_precision_on_gpus_that_are_made_for_it(
 def test_on_a_cpu_the_model_itself_mixes_precision_while_it_learns(
     monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
-    monkeypatch.setattr(weights, "has_bfloat16", lambda device: native)
-    model = weights.build_model("n")
+    monkeypatch.setattr(models, "has_bfloat16", lambda device: native)
+    model = models.build_model("n")
     seen: list[torch.dtype] = []
     model.model[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     pictures = torch.rand(2, 3, 64, 64)

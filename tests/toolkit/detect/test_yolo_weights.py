@@ -13,16 +13,10 @@ import torch
 
 from converters.errors import InputError
 from toolkit.config import FinetuneYoloConfig
+from toolkit.detect.checkpoints import load_starting_point
 from toolkit.detect.embeddings import resolve_embeddings
-from toolkit.detect.weights import (
-    COMMAND,
-    build_model,
-    load_starting_point,
-    load_trained,
-    save_description,
-    save_weights,
-    set_classes,
-)
+from toolkit.detect.models import build_model, set_classes
+from toolkit.detect.weights import COMMAND, RunModel, load_trained, save_description, save_weights
 from toolkit.runs import RunFolder
 
 WriteOfficial = Callable[..., Path]
@@ -133,7 +127,7 @@ def test_another_architecture_is_refused(write_official: WriteOfficial) -> None:
     with pytest.raises(InputError, match=r"of \d+ tensors fit yolov8-worldv2"):
         load_starting_point(str(write_official("v1.pt", model=first)), "n", 0, trust=False)
     plain = DetectionModel("yolo11n.yaml", nc=3, verbose=False)
-    with pytest.raises(InputError, match="tensors of its backbone fit yolov8-worldv2"):
+    with pytest.raises(InputError, match="tensors of its backbone fit: give weights of yolov8-worldv2"):
         load_starting_point(str(write_official("plain.pt", model=plain)), "n", 0, trust=False)
 
 
@@ -174,7 +168,8 @@ def test_a_damaged_or_missing_file_is_one_line(
 def _save_run(root: Path, model: Any) -> RunFolder:
     run = RunFolder.create(root, COMMAND, FinetuneYoloConfig(data=root, out=root))
     embeddings = resolve_embeddings(("cable/cut", "spot"), None, None, seed=7)
-    save_description(run, "n", embeddings, 96, "random weights")
+    set_classes(model, embeddings)
+    save_description(run, RunModel(model, "n", embeddings, 96, "random weights"))
     save_weights(run, model.state_dict())
     return run
 
