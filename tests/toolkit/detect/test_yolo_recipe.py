@@ -17,7 +17,10 @@ CPU = torch.device("cpu")
 
 
 def _arguments(origin: Origin, **options: Any) -> dict[str, Any]:
-    config = FinetuneYoloConfig(data=Path("data"), out=Path("run"), **options)
+    return _arguments_of(FinetuneYoloConfig(data=Path("data"), out=Path("run"), **options), origin)
+
+
+def _arguments_of(config: FinetuneYoloConfig, origin: Origin) -> dict[str, Any]:
     return training_arguments(
         config, origin=origin, classes=3, images=100, image_size=64, device=CPU, frozen=[]
     )
@@ -104,10 +107,31 @@ def test_on_a_cpu_the_model_itself_mixes_precision_while_it_learns(
     assert all(tensor.dtype == torch.float32 for tensor in (found["boxes"], found["scores"]))
 
 
-@pytest.mark.parametrize("name", ["yolo.yaml", "yolo_none_cpu.yaml"])
-def test_the_presets_are_valid(name: str) -> None:
-    preset = Path(__file__).parents[3] / "configs" / name
+PRESETS = {
+    "yolo": ("SGD", 1e-3),
+    "yolo_freeze_backbone": ("SGD", 1e-3),
+    "yolo_prompt": ("AdamW", 2e-3),
+    "yolo_reparam": ("AdamW", 1e-3),
+    "yolo_plain": ("AdamW", 0.01 / 7),
+    "yolo_starter_cpu": ("AdamW", 1e-3),
+    "yolo_none_cpu": ("AdamW", 2e-3),
+}
 
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_learn_at_the_rate_that_they_speak_of(name: str) -> None:
+    preset = Path(__file__).parents[3] / "configs" / f"{name}.yaml"
     config = build(FinetuneYoloConfig, preset, {"data": "data", "out": "run"})
+    origins: dict[str, Origin] = {"none": "random", "starter": "procedural"}
+    origin = origins.get(config.weights, "photographs")
 
-    assert (config.weights == "none") == (name == "yolo_none_cpu.yaml")
+    found = _arguments_of(config, origin)
+
+    optimizer, rate = PRESETS[name]
+    assert found["optimizer"] == optimizer
+    assert found["lr0"] == pytest.approx(rate)
+
+
+def test_every_preset_is_tried() -> None:
+    files = (Path(__file__).parents[3] / "configs").glob("yolo*.yaml")
+    assert {file.stem for file in files} == set(PRESETS)

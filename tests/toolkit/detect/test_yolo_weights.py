@@ -127,7 +127,9 @@ def test_another_architecture_is_refused(write_official: WriteOfficial) -> None:
     with pytest.raises(InputError, match=r"of \d+ tensors fit yolov8-worldv2"):
         load_starting_point(str(write_official("v1.pt", model=first)), "n", 0, trust=False)
     plain = DetectionModel("yolo11n.yaml", nc=3, verbose=False)
-    with pytest.raises(InputError, match="tensors of its backbone fit: give weights of yolov8-worldv2"):
+    with pytest.raises(
+        InputError, match="tensors of its backbone fit: give weights of yolov8-worldv2"
+    ):
         load_starting_point(str(write_official("plain.pt", model=plain)), "n", 0, trust=False)
 
 
