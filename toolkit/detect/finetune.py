@@ -121,10 +121,12 @@ def _start(
 
 
 def _announce(model: RunModel, device: torch.device) -> None:
-    found = f"It will find these classes only: {', '.join(model.names)}."
-    if model.embeddings is not None:
-        found = f"class embeddings: {model.embeddings.summary()}. {found}"
-    note(f"{model.title} from {model.source}, on {device}; {found}")
+    classes = model.embeddings
+    embedded = "" if classes is None else f"; class embeddings: {classes.summary()}"
+    note(
+        f"{model.title} from {model.source}, on {device}{embedded}. "
+        f"It will find these classes only: {', '.join(model.names)}."
+    )
 
 
 def _train(
