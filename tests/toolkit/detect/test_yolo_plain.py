@@ -7,16 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from converters.dataset import Dataset, Image, Instance
 from converters.errors import InputError
 from toolkit.architectures import PLAIN, WORLD
 from toolkit.config import ExportConfig, FinetuneYoloConfig, PretrainYoloConfig
 from toolkit.config.base import build
 from toolkit.detect import Detector, finetune_yolo
 from toolkit.detect.checkpoints import load_plain_start, load_starting_point
+from toolkit.detect.data import DefectImages, data_description
 from toolkit.detect.export import export_detector
 from toolkit.detect.models import build_plain
 from toolkit.detect.pretrain import pretrain_yolo
@@ -227,3 +230,28 @@ def test_a_description_of_no_known_detector_is_refused(tmp_path: Path) -> None:
     (data / "checkpoints" / "model.json").write_text(json.dumps({**content, "source": ""}))
     with pytest.raises(InputError, match="describes no detector that is known"):
         load_trained(data)
+
+
+@pytest.mark.parametrize(("squares", "shape"), [(False, (64, 96)), (True, (64, 64))])
+def test_rt_detr_learns_from_pictures_stretched_to_squares(
+    tmp_path: Path, squares: bool, shape: tuple[int, int]
+) -> None:
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, :32] = 255
+    cv2.imwrite(str(tmp_path / "wide.png"), picture)
+    mask = np.ones((32, 32), bool)
+    image = Image(
+        "wide.png", tmp_path / "wide.png", 64, 32, (Instance("spot", (0, 0, 32, 32), mask, 1),)
+    )
+    dataset = Dataset("wide", ("spot",), (image,))
+    from ultralytics.cfg import get_cfg  # after toolkit.detect
+
+    args = get_cfg(overrides={"imgsz": 64})
+
+    data = data_description({"train": dataset, "val": dataset})
+    images = DefectImages(dataset, "val", args, data, 1, fixed_classes=True, squares=squares)
+    item = images[0]
+
+    assert tuple(item["img"].shape[1:]) == shape
+    if squares:
+        assert item["bboxes"].tolist() == [[0.25, 0.5, 0.5, 1.0]]
