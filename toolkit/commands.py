@@ -99,7 +99,7 @@ COMMANDS: dict[str, Command] = {
         ("dest",),
     ),
     "finetune yolo": Command(
-        "Fine-tune YOLO-World to find defects.",
+        "Fine-tune YOLO-World, or a plain detector, to find defects.",
         "FinetuneYoloConfig",
         "toolkit.detect:finetune_yolo",
         "run",
@@ -117,7 +117,7 @@ COMMANDS: dict[str, Command] = {
         "run",
     ),
     "pretrain yolo": Command(
-        "Pretrain YOLO-World on procedural defects.",
+        "Pretrain a detector on procedural defects.",
         "PretrainYoloConfig",
         "toolkit.detect.pretrain:pretrain_yolo",
         "pretrained",

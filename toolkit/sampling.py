@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -9,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.dataset import Dataset
-from toolkit.balance.plan import repeat_factors
 
 Sampling: TypeAlias = Literal["uniform", "repeat-factor"]
 """All pictures alike, or those of rare classes more often."""
@@ -18,9 +18,32 @@ Sampling: TypeAlias = Literal["uniform", "repeat-factor"]
 def picture_factors(train: Dataset, sampling: Sampling) -> list[float]:
     """How often an epoch shows each picture, on average; at least once.
 
-    "repeat-factor" is LVIS' rule: see ``toolkit.balance.repeat_factors``.
+    "repeat-factor" is LVIS' rule: see ``repeat_factors``.
     """
     return repeat_factors(train) if sampling == "repeat-factor" else [1.0] * len(train.images)
+
+
+def repeat_factors(dataset: Dataset, threshold: float | None = None) -> list[float]:
+    """How often each picture should be seen, by LVIS' rule.
+
+    A class on a share f of the pictures has the factor max(1, sqrt(t / f)), a picture that of its
+    rarest class (Gupta et al., "LVIS", CVPR 2019, section 4.2). Good pictures have 1.
+
+    Args:
+        dataset: train.
+        threshold: t, above 0 and at most 1; the share of the most frequent class where not given
+            (LVIS itself, with a thousand classes, takes 0.001).
+    """
+    counts = dataset.count_images()
+    shares = {
+        name: counts[name] / len(dataset.images) for name in dataset.categories if counts[name]
+    }
+    most = max(shares.values(), default=1.0) if threshold is None else threshold
+    factor = {name: max(1.0, math.sqrt(most / share)) for name, share in shares.items()}
+    return [
+        max((factor[instance.category] for instance in image.instances), default=1.0)
+        for image in dataset.images
+    ]
 
 
 def epoch_length(factors: Sequence[float]) -> int:

@@ -34,7 +34,7 @@ from toolkit.balance.objects import (
     lie_alike,
 )
 from toolkit.balance.place import Placement
-from toolkit.balance.plan import ClassPlan, Limits, Plan, make_plan, product_of, repeat_factors
+from toolkit.balance.plan import ClassPlan, Limits, Plan, make_plan, product_of
 from toolkit.balance.sheet import write_sheet
 from toolkit.balance.states import Seen, find_states, look_at
 from toolkit.balance.vary import Variation, vary
@@ -42,7 +42,7 @@ from toolkit.config import BalanceConfig
 from toolkit.console import track
 from toolkit.evaluate.metrics import Figure
 
-__all__ = ["Balanced", "ClassPlan", "Plan", "balance", "repeat_factors"]
+__all__ = ["Balanced", "ClassPlan", "Plan", "balance"]
 
 _LOOKED_AT = 30  # pictures of a product, to see whether its parts lie alike
 

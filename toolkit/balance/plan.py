@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 
 from converters.dataset import Dataset, Image
+from toolkit.sampling import repeat_factors
 
 Target: TypeAlias = Literal["equal", "sqrt", "lvis"] | int
 """As many as the largest class; half-way to it (logarithmic); by repeat factors; at least N."""
@@ -83,29 +84,6 @@ class Plan:
     classes: tuple[ClassPlan, ...]
     repeats: Mapping[int, int]
     pastes: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
-
-
-def repeat_factors(dataset: Dataset, threshold: float | None = None) -> list[float]:
-    """How often each picture should be seen, by LVIS' rule.
-
-    A class on a share f of the pictures has the factor max(1, sqrt(t / f)), a picture that of its
-    rarest class (Gupta et al., "LVIS", CVPR 2019, section 4.2). Good pictures have 1.
-
-    Args:
-        dataset: train.
-        threshold: t, above 0 and at most 1; the share of the most frequent class where not given
-            (LVIS itself, with a thousand classes, takes 0.001).
-    """
-    counts = dataset.count_images()
-    shares = {
-        name: counts[name] / len(dataset.images) for name in dataset.categories if counts[name]
-    }
-    most = max(shares.values(), default=1.0) if threshold is None else threshold
-    factor = {name: max(1.0, math.sqrt(most / share)) for name, share in shares.items()}
-    return [
-        max((factor[instance.category] for instance in image.instances), default=1.0)
-        for image in dataset.images
-    ]
 
 
 def make_plan(

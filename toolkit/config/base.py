@@ -30,7 +30,7 @@ class Config(BaseModel):
 
 
 def check_stride(image_size: int) -> None:
-    """Raise ValueError unless YOLO-World can take pictures of this size."""
+    """Raise ValueError unless a detector can take pictures of this size."""
     if image_size % 32:
         near = max(32, round(image_size / 32) * 32)
         raise ValueError(f"image_size: {image_size} is not a multiple of 32: try {near}")

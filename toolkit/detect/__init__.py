@@ -1,4 +1,4 @@
-"""YOLO-World v2: fine-tuning and prediction, through ultralytics and without a network.
+"""Detectors: fine-tuning and prediction, through ultralytics and without a network.
 
 ::
 

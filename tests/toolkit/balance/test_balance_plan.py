@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from converters.dataset import Dataset, Image, Instance
-from toolkit.balance.plan import Limits, Plan, make_plan, repeat_factors
+from toolkit.balance.plan import Limits, Plan, make_plan
+from toolkit.sampling import repeat_factors
 
 KINDS = ("many", "some", "few")
 
