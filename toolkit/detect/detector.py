@@ -21,6 +21,8 @@ from converters.errors import InputError
 from toolkit.console import track
 from toolkit.detect.data import STRIDE
 from toolkit.detect.embeddings import ANCHOR
+from toolkit.detect.merging import find_in_tiles
+from toolkit.detect.tiles import tiling_for
 from toolkit.detect.weights import RunModel, load_trained, set_classes
 from toolkit.images import RgbImage, read_image
 from toolkit.predictions import Result
@@ -39,6 +41,8 @@ class Detector:
         max_detections: most boxes per picture, best first.
         iou: overlap from which the weaker of two boxes of one class goes.
         as_one: name under which all classes are found as one, each box with its highest score.
+
+    Pictures are cut, and boxes merged, as ``trained.tile`` says.
     """
 
     def __init__(
@@ -54,8 +58,10 @@ class Detector:
         self.names = (as_one,) if as_one else trained.embeddings.names
         self._as_one = as_one is not None
         self.image_size = trained.image_size
+        self.tile = trained.tile
+        cut = "" if self.tile is None else f" {self.tile}"
         self.description = (
-            f"YOLO-World v2 {trained.scale}, {trained.image_size} px, from {trained.source}"
+            f"YOLO-World v2 {trained.scale}, {trained.image_size} px{cut}, from {trained.source}"
         )
         self._model = trained.model.to(device).eval()
         self._device = device
@@ -73,16 +79,21 @@ class Detector:
         *,
         confidence: float = 0.001,
         max_detections: int = 100,
+        tile: int | None = None,
+        tile_overlap: float | None = None,
     ) -> Detector:
         """Load the best model of a run of ``toolkit finetune yolo``, or a pretrained one.
 
         A pretrained model ("starter", or a run of ``toolkit pretrain yolo``) has seen no product
-        and finds one class, "defect".
+        and finds one class, "defect". Pictures are cut as those that it was trained on, unless
+        ``tile`` (pixels; 0 for whole pictures) or ``tile_overlap`` (0 to 0.9) say otherwise.
 
         Raises:
-            InputError: it is no such run, or a file of it is missing or damaged.
+            InputError: it is no such run, a file of it is missing or damaged, or pictures cannot be
+                cut so.
         """
         trained = load_trained(run)
+        trained = replace(trained, tile=tiling_for(trained.tile, tile, tile_overlap))
         as_one = None
         if trained.pretrained:  # the kinds that it learnt answer better than what they share
             as_one, kinds = ANCHOR, tuple(n for n in trained.embeddings.names if n != ANCHOR)
@@ -103,6 +114,14 @@ class Detector:
             to it, ``confidence`` (N,), ``class_id`` (N,) as index into ``names``, and
             ``data["class_name"]`` (N,).
         """
+        if self.tile is None:
+            return self._find(images)
+        return find_in_tiles(
+            self._find, images, self.tile, iou=self._iou, max_detections=self._max_detections
+        )
+
+    def _find(self, images: Sequence[RgbImage]) -> list[sv.Detections]:
+        """Find defects on pictures as they are."""
         inputs = [self._letterbox(image=image) for image in images]
         by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, array in enumerate(inputs):

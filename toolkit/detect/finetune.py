@@ -21,6 +21,7 @@ from toolkit.detect.offline import quiet
 from toolkit.detect.recipe import training_arguments
 from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
+from toolkit.detect.tiles import Tiling, tile_dataset, window_factors
 from toolkit.detect.trainer import Epoch, OfflineWorldTrainer
 from toolkit.detect.weights import (
     COMMAND,
@@ -77,7 +78,8 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     done = read_state(state) if state.is_file() else None
     if done is None:
         fixed = is_reparameterised(start.model)
-        save_description(run, start.scale, embeddings, image_size, start.source, fixed)
+        tile = _tiling(config)
+        save_description(run, start.scale, embeddings, image_size, start.source, fixed, tile)
     note(
         f"YOLO-World v2 {start.scale} from {start.source}, on {device}; "
         f"class embeddings: {embeddings.summary()}. It will find these classes only: "
@@ -106,8 +108,11 @@ def _train(
     device: torch.device,
     run: RunFolder,
 ) -> None:
-    train = _repeated(splits["train"], config.repeat)
-    factors = picture_factors(train, config.sampling)
+    train, factors = _shown(splits["train"], config)
+    tiling = _tiling(config)
+    val = splits["val"] if tiling is None else tile_dataset(splits["val"], tiling)
+    if tiling is not None:
+        _tell(train, factors, val, tiling)
     arguments = training_arguments(
         config,
         origin=start.origin,
@@ -133,7 +138,7 @@ def _train(
         trainer = OfflineWorldTrainer(
             {**arguments, "save_dir": scratch},
             start.model,
-            {"train": train, "val": splits["val"]},
+            {"train": train, "val": val},
             embeddings,
             factors,
             config.mode,
@@ -152,8 +157,29 @@ def _train(
             ) from error
 
 
-def _repeated(dataset: Dataset, times: int) -> Dataset:
-    return dataset.subset(dataset.images * times)
+def _tiling(config: FinetuneYoloConfig) -> Tiling | None:
+    return None if config.tile is None else Tiling(config.tile, config.tile_overlap)
+
+
+def _shown(train: Dataset, config: FinetuneYoloConfig) -> tuple[Dataset, list[float]]:
+    """Pictures or windows to train on, and how often an epoch shows each."""
+    tiling = _tiling(config)
+    if tiling is None:
+        train = train.subset(train.images * config.repeat)
+        return train, picture_factors(train, config.sampling)
+    train = tile_dataset(train, tiling)
+    train = train.subset(train.images * config.repeat)
+    return train, window_factors(train, config.sampling, config.tile_background)
+
+
+def _tell(train: Dataset, factors: list[float], val: Dataset, tiling: Tiling) -> None:
+    """What an epoch is made of."""
+    empty = sum(f for f, image in zip(factors, train.images, strict=True) if image.is_good)
+    total = epoch_length(factors)
+    note(
+        f"pictures {tiling}: an epoch shows {total} of {len(train.images)} windows, "
+        f"{round(total - empty)} of them with defects; val has {len(val.images)}"
+    )
 
 
 def _reporter(run: RunFolder, epochs: int) -> Callable[[Epoch], None]:
@@ -210,10 +236,11 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
                 f"{config.data}: {split} has no defects {purpose}: "
                 "convert again with other split fractions or more defect pictures"
             )
-    train = _repeated(splits["train"], config.repeat)
-    rest = epoch_length(picture_factors(train, config.sampling)) % config.batch
     image_size = config.image_size
-    if image_size != "auto" and image_size < 2 * STRIDE and 1 in (rest, config.batch):
+    if image_size == "auto" or image_size >= 2 * STRIDE:
+        return
+    rest = epoch_length(_shown(splits["train"], config)[1]) % config.batch
+    if 1 in (rest, config.batch):
         raise InputError(
             f"image_size {image_size} with a batch of one picture leaves batch "
             "normalisation a single value: use an image_size of 64 or more, or another batch"
@@ -222,9 +249,9 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
 
 def _image_size(config: FinetuneYoloConfig, train: Dataset) -> int:
     """The size that was asked for, or that of the data; a word where defects come out small."""
-    suggested = suggest_image_size(train)
+    suggested = suggest_image_size(train, config.tile)
     size = suggested if config.image_size == "auto" else config.image_size
-    kept = small_defect(train) * size
+    kept = small_defect(train, config.tile) * size
     if kept < ENOUGH:
         more = "" if size >= suggested else f"; --image-size {suggested} shows them larger"
         note(f"small defects are {kept:.1f} pixels wide at {size} pixels{more}")

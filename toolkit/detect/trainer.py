@@ -30,6 +30,7 @@ from toolkit.detect.data import DefectImages, EpochDraws, data_description, prom
 from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.modes import Mode
 from toolkit.detect.state import pack_state, read_state
+from toolkit.detect.tiled_data import TiledImages, is_tiled
 from toolkit.detect.weights import ARCHITECTURE
 
 
@@ -57,7 +58,7 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
     Args:
         overrides: training arguments of ultralytics.
         model: whose classes are set to ``embeddings``.
-        splits: "train" and "val".
+        splits: "train" and "val"; pictures, or windows of them.
         embeddings: of the classes.
         factors: how often an epoch shows each picture of train, on average.
         mode: what learns; for "prompt" the model has its class embeddings as ``prompts``.
@@ -101,7 +102,8 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         self, img_path: Dataset, mode: Literal["train", "val"] = "train", batch: int | None = None
     ) -> DefectImages:
         """Wrap one split; ``img_path`` is what ``get_dataset`` gave for it."""
-        return DefectImages(
+        kind = TiledImages if is_tiled(img_path) else DefectImages
+        return kind(
             img_path,
             mode,
             self.args,

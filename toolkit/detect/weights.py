@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,6 +26,7 @@ from toolkit.detect.embeddings import (
     read_embeddings,
 )
 from toolkit.detect.modes import BACKBONE, reparameterise
+from toolkit.detect.tiles import Tiling
 from toolkit.devices import has_bfloat16
 from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
@@ -75,6 +76,7 @@ class RunModel:
         image_size: pixels of the longer side that it was trained on.
         source: one line on where its training started.
         pretrained: whether it has seen procedural pictures alone.
+        tile: how its training pictures were cut; None where they were not.
     """
 
     model: WorldModel
@@ -83,6 +85,7 @@ class RunModel:
     image_size: int
     source: str
     pretrained: bool = False
+    tile: Tiling | None = None
 
 
 class MixedWorldModel(WorldModel):  # type: ignore[misc]
@@ -185,6 +188,7 @@ def save_description(
     image_size: int,
     source: str,
     reparameterised: bool = False,
+    tile: Tiling | None = None,
 ) -> None:
     """Write what describes a run's model besides its weights.
 
@@ -195,6 +199,7 @@ def save_description(
         image_size: as of ``RunModel``.
         source: as of ``RunModel``.
         reparameterised: whether its classes are weights.
+        tile: as of ``RunModel``.
     """
     embeddings.save(embeddings_file(run))
     run.write_model(
@@ -205,6 +210,7 @@ def save_description(
             "image_size": image_size,
             "source": source,
             "reparameterised": reparameterised,
+            **({} if tile is None else {"tile": asdict(tile)}),
         }
     )
 
@@ -237,6 +243,7 @@ def _load_run(root: Path) -> RunModel:
         scale = cast(Scale, description["scale"])
         names = tuple(str(name) for name in description["names"])
         image_size, source = int(description["image_size"]), str(description["source"])
+        tile = Tiling(**description["tile"]) if "tile" in description else None
         if description["architecture"] != ARCHITECTURE or scale not in _STEM_CHANNELS.values():
             raise ValueError(description["architecture"])
     except (KeyError, TypeError, ValueError) as error:
@@ -257,7 +264,7 @@ def _load_run(root: Path) -> RunModel:
         ) from error
     model.eval()
     pretrained = is_run_of(root, PRETRAIN)
-    return RunModel(model, scale, embeddings, image_size, source, pretrained)
+    return RunModel(model, scale, embeddings, image_size, source, pretrained, tile)
 
 
 def _follow_statistics_fast(model: WorldModel) -> None:
