@@ -79,9 +79,9 @@ def merge(
     the whole picture would do, and boxes of one window are left to one another.
 
     From the best box on, others of the same defect go; where one reaches beyond the window of the
-    better, and scores a quarter as much, the better is widened by it. Scores stay. At last the
-    weaker of two boxes goes as it does within a window. A long defect that runs aslant may remain
-    in pieces, as its pieces need not agree; so does every cut one where windows do not overlap.
+    better, and scores a quarter as much, the better is widened by it, and what it then covers goes
+    as it does within a window. Scores stay. A long defect that runs aslant may remain in pieces, as
+    its pieces need not agree; so does every cut one where windows do not overlap.
 
     Args:
         found: boxes of each window in its pixels, with ``confidence`` and ``class_id``.
@@ -103,8 +103,8 @@ def merge(
     assert scores is not None and classes is not None, "of a detector"
     boxes = together.xyxy.astype(np.float32) + np.tile(edges[tile_of, :2], 2)
     kept, widened = _group(boxes, scores, classes, tile_of, edges)
-    rows = np.column_stack([widened, scores[kept], classes[kept]])
-    best = np.flatnonzero(sv.box_non_max_suppression(rows, iou))[:max_detections]
+    changed = np.flatnonzero((widened != boxes[kept]).any(axis=1))
+    best = _without_doubles(widened, classes[kept], changed, iou)[:max_detections]
     chosen = kept[best]
     return sv.Detections(
         xyxy=widened[best],
@@ -147,6 +147,23 @@ def _group(
         kept.append(best)
         widened.append(box)
     return np.array(kept), np.stack(widened)
+
+
+def _without_doubles(
+    boxes: _Boxes, classes: _Array, changed: _Array, iou: float
+) -> npt.NDArray[np.int64]:
+    """Positions of boxes, best first, without the weaker of each two of which one has changed."""
+    stays = np.ones(len(boxes), dtype=bool)
+    for index in changed:
+        if not stays[index]:
+            continue
+        overlaps = sv.box_iou_batch(boxes[index : index + 1], boxes)[0]
+        double = (overlaps > iou) & (classes == classes[index]) & stays
+        if double[:index].any():
+            stays[index] = False
+        else:
+            stays[index + 1 :] &= ~double[index + 1 :]
+    return np.flatnonzero(stays)
 
 
 def _pairs(

@@ -239,7 +239,7 @@ def _loader(kind: type[DefectImages], truth: Dataset, mode: str, size: int) -> D
 
 def _same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     same = [
-        torch.equal(value, two[key]) if isinstance(value, torch.Tensor) else value == two[key]
+        np.array_equal(value, two[key]) if hasattr(value, "shape") else value == two[key]
         for key, value in one.items()
     ]
     return one.keys() == two.keys() and all(same)
@@ -373,6 +373,23 @@ def _merged(left: list[Any], right: list[Any], **options: Any) -> list[tuple[flo
             [(90, 5, 99, 20, 0.8, 0), (88, 2, 170, 22, 0.5, 0)],
             [(90, 5, 99, 20, 0.9, 0), (88, 2, 170, 22, 0.5, 0)],
         ),
+        # a widened box and another of the right window
+        (
+            [(10, 5, 100, 20, 0.8, 0)],
+            [(80, 5, 160, 20, 0.6, 0), (80, 5, 110, 19, 0.5, 0), (80, 5, 99, 19, 0.4, 0)],
+            [(10, 5, 160, 20, 0.8, 0), (80, 5, 110, 19, 0.5, 0)],
+        ),
+        (
+            [(10, 5, 100, 20, 0.8, 0)],
+            [(80, 5, 116, 20, 0.6, 0), (81, 5, 120, 20, 0.5, 0), (90, 50, 120, 70, 0.9, 0)],
+            [(90, 50, 120, 70, 0.9, 0), (10, 5, 116, 20, 0.8, 0), (81, 5, 120, 20, 0.5, 0)],
+        ),
+        # a widened box suppresses what neither of its parts did
+        (
+            [(70, 5, 100, 25, 0.8, 0)],
+            [(82, 5, 150, 20, 0.6, 0), (82, 5, 150, 27, 0.5, 0)],
+            [(70, 5, 150, 25, 0.8, 0)],
+        ),
         # within a window nothing is merged
         (
             [(5, 5, 60, 60, 0.9, 0), (10, 10, 20, 20, 0.8, 0)],
@@ -458,28 +475,35 @@ def test_pictures_of_one_window_are_found_as_whole_ones(eager: RunModel) -> None
 
 
 def test_windows_go_through_the_network_as_they_are_and_in_batches(eager: RunModel) -> None:
-    image = _noise(1, 150, 200)
-    detector = Detector(replace(eager, tile=Tiling(64, 0.25)), CPU, max_detections=30)
+    image = _noise(1, 128, 192)
+    detector = Detector(replace(eager, tile=Tiling(64, 0)), CPU, max_detections=30)
     seen: list[Any] = []
+    answers: list[list[sv.Detections]] = []
     plain = detector._find
 
     def record(images: Any) -> list[sv.Detections]:
         seen.append(list(images))
-        return plain(images)
+        answers.append(plain(images))
+        return answers[-1]
 
     detector._find = record  # type: ignore[method-assign]
     (found,) = detector([image])
-    frames = Tiling(64, 0.25).frames(200, 150)
-    assert [len(batch) for batch in seen] == [12]
-    for (x, y, w, h), part in zip(frames, seen[0], strict=True):
+    assert [len(batch) for batch in seen] == [6]
+    rows = []
+    frames = Tiling(64, 0).frames(192, 128)
+    for (x, y, w, h), part, alone in zip(frames, seen[0], answers[0], strict=True):
         assert np.array_equal(part, image[y : y + h, x : x + w])
-    assert len(found) == 30 and found.confidence is not None
-    assert (np.diff(found.confidence) <= 0).all()
-    assert found.xyxy.min() >= 0 and (found.xyxy <= [200, 150, 200, 150]).all()
-    assert found.xyxy[:, 2].max() > 128  # not all in the first window
+        assert alone.confidence is not None
+        rows.append(np.column_stack([alone.confidence, alone.xyxy + np.float32([x, y, x, y])]))
+    every = np.concatenate(rows)
+    assert found.confidence is not None  # windows do not overlap: there is nothing to merge
+    assert np.array_equal(found.confidence, np.sort(every[:, 0])[::-1][:30])
+    kept = np.column_stack([found.confidence, found.xyxy])
+    assert set(map(tuple, kept.tolist())) <= set(map(tuple, every.tolist()))
+    assert len({(x // 64, y // 64) for x, y, *_ in found.xyxy}) > 3
     seen.clear()
     detector([image] * 3)
-    assert [len(batch) for batch in seen] == [16, 16, 4]
+    assert [len(batch) for batch in seen] == [16, 2]
 
 
 @pytest.mark.parametrize(
@@ -513,14 +537,15 @@ def test_a_run_on_tiles_predicts_on_tiles(
     data = make_dataset(size=150, good=1, per_kind=2)
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
 
-    run = finetune_yolo(_config(data, "run", tile=80, tile_overlap=0.25, confidence=1e-5))
+    options = {"tile": 80, "tile_overlap": 0.25, "confidence": 1e-5, "weights": "starter"}
+    run = finetune_yolo(_config(data, "run", **options))
 
     assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
     described = json.loads((run.checkpoints / "model.json").read_text())
     assert described["tile"] == {"size": 80, "overlap": 0.25}
     card = read_card(run.predictions)
     assert card is not None and card.detector == (
-        "YOLO-World v2 n, 64 px in tiles of 80 px that overlap by 0.25, from random weights"
+        "YOLO-World v2 n, 64 px in tiles of 80 px that overlap by 0.25, from starter"
     )
     told = capsys.readouterr().err
     train = tile_dataset(DatasetFolder.open(data).read("train"), Tiling(80, 0.25))
