@@ -56,8 +56,12 @@ def main() -> None:
         }
     if options.large:
         arms["large"] = {"image_size": options.large}
+    items = {arm: _items(options, settings) for arm, settings in arms.items()}
+    most = -(-max(items.values()) // options.batch)
+    steps = max(1, round(options.steps / most)) * most
     for arm, settings in arms.items():
-        _train(options, options.out / arm, settings)
+        repeat, epochs = _length(items[arm], options.batch, steps)
+        _train(options, options.out / arm, {**settings, "repeat": repeat, "epochs": epochs})
     table = "\n".join(_table(options, list(arms)))
     (options.out / "tiles.md").write_text(table + "\n", encoding="utf-8")
     print(table)
@@ -74,13 +78,32 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tile-overlap", type=float, default=0.2)
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--large", type=int, help="another image size for whole pictures")
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument(
+        "--steps", type=int, default=240, help="about; at least an epoch of the most windows"
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--weights", default="starter")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
+
+
+def _items(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Pictures or windows in an epoch."""
+    train = DatasetFolder.open(options.data, options.fold).read("train")
+    if "tile" not in settings:
+        return len(train.images)
+    windows = tile_dataset(train, Tiling(settings["tile"], settings["tile_overlap"]))
+    return epoch_length(window_factors(windows, "uniform", 1.0))
+
+
+def _length(items: int, batch: int, steps: int) -> tuple[int, int]:
+    """How often an item counts in an epoch, and epochs (1 to 6), nearest to so many steps."""
+    choices = ((repeat, epochs) for repeat in range(1, 500) for epochs in range(1, 7))
+    return min(
+        choices, key=lambda c: (abs(c[1] * -(-c[0] * items // batch) - steps), abs(c[1] - EPOCHS))
+    )
 
 
 def _train(options: argparse.Namespace, run: Path, settings: dict[str, Any]) -> None:
@@ -90,14 +113,6 @@ def _train(options: argparse.Namespace, run: Path, settings: dict[str, Any]) -> 
     shutil.rmtree(run, ignore_errors=True)
     print(run.name, file=sys.stderr, flush=True)
     folder = DatasetFolder.open(options.data, options.fold)
-    train = folder.read("train")
-    items = len(train.images)
-    if "tile" in settings:
-        windows = tile_dataset(train, Tiling(settings["tile"], settings["tile_overlap"]))
-        items = epoch_length(window_factors(windows, "uniform", 1.0))
-    repeat = max(1, round(options.steps / EPOCHS * options.batch / items))
-    in_epoch = -(-repeat * items // options.batch)
-    epochs = max(1, round(options.steps / in_epoch))
     clock = _Clock()
     with clock.running():
         finetune_yolo(
@@ -106,9 +121,7 @@ def _train(options: argparse.Namespace, run: Path, settings: dict[str, Any]) -> 
                 fold=options.fold,
                 out=run,
                 weights=options.weights,
-                epochs=epochs,
-                patience=epochs,
-                repeat=repeat,
+                patience=settings["epochs"],
                 batch=options.batch,
                 workers=options.workers,
                 device=options.device,
@@ -116,10 +129,9 @@ def _train(options: argparse.Namespace, run: Path, settings: dict[str, Any]) -> 
                 **settings,
             )
         )
-    steps = epochs * in_epoch
+    steps = settings["epochs"] * -(-settings["repeat"] * _items(options, settings) // options.batch)
     facts = {
         "steps": steps,
-        "items": items,
         "seconds_per_step": (clock.training - clock.validation) / steps,
         "seconds_per_picture": _seconds_per_picture(options, run, folder),
     }
