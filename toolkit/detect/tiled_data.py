@@ -38,13 +38,15 @@ class TiledImages(DefectImages):
     def get_labels(self) -> list[dict[str, Any]]:
         """Boxes of every window, and which window it is: validation puts them in another order."""
         labels = super().get_labels()
-        for label, window in zip(labels, self.truth.images, strict=True):
-            label["window"] = window
+        for label, image in zip(labels, self.truth.images, strict=True):
+            window = cast(Window, image)
+            # No more than that: labels are copied whenever a picture is shown.
+            label["frame"] = (window.left, window.top, window.width, window.height)
         return labels
 
     def update_labels_info(self, label: dict[str, Any]) -> dict[str, Any]:
         """As ultralytics has it, which knows of no windows."""
-        del label["window"]
+        del label["frame"]
         return cast(dict[str, Any], super().update_labels_info(label))
 
     def set_rectangle(self) -> None:
@@ -53,7 +55,7 @@ class TiledImages(DefectImages):
         Its own order within a shape is none: every window would be read with another picture.
         """
         super().set_rectangle()
-        order = sorted(range(self.ni), key=lambda i: _place(self.labels[i]["window"]))
+        order = sorted(range(self.ni), key=lambda i: _place(self.labels[i]))
         self.labels = [self.labels[i] for i in order]
         self.im_files = [self.im_files[i] for i in order]
 
@@ -67,11 +69,9 @@ class TiledImages(DefectImages):
         """
         if self.ims[i] is not None:
             return self.ims[i], self.im_hw0[i], self.im_hw[i]
-        window: Window = self.labels[i]["window"]
-        rows = slice(window.top, window.top + window.height)
-        columns = slice(window.left, window.left + window.width)
-        pixels = self._picture(str(window.path))[rows, columns]
-        before = (window.height, window.width)
+        left, top, width, height = self.labels[i]["frame"]
+        pixels = self._picture(self.im_files[i])[top : top + height, left : left + width]
+        before = (height, width)
         scale = self.imgsz / max(before)
         if scale != 1:
             height, width = (min(math.ceil(side * scale), self.imgsz) for side in before)
@@ -100,5 +100,6 @@ class TiledImages(DefectImages):
         return found
 
 
-def _place(window: Window) -> tuple[float, str, int, int]:
-    return (window.height / window.width, str(window.path), window.top, window.left)
+def _place(label: dict[str, Any]) -> tuple[float, str, int, int]:
+    left, top, width, height = label["frame"]
+    return (height / width, label["im_file"], top, left)
