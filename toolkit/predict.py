@@ -78,6 +78,8 @@ class _Models:
                 device,
                 confidence=config.confidence,
                 max_detections=config.max_detections,
+                tile=config.tile,
+                tile_overlap=config.tile_overlap,
             )
         if config.segmenter is not None:
             from toolkit.segment import Segmenter

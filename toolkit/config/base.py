@@ -19,6 +19,7 @@ Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 ImageSize = Annotated[int, Field(ge=32, le=8192)]
+Overlap = Annotated[float, Field(ge=0, le=0.9)]
 
 
 class Config(BaseModel):

@@ -14,6 +14,8 @@ from toolkit.config.base import (
     Fraction,
     ImageSize,
     NotNegative,
+    NotNegativeNumber,
+    Overlap,
     Positive,
     check_architecture,
     check_stride,
@@ -51,8 +53,15 @@ class FinetuneYoloConfig(Config):
     image_size: ImageSize | Literal["auto"] = 640
     """Pixels of the longer side that the network sees, a multiple of 32; auto: so many that
     nineteen defects in twenty keep 8, at most 1280."""
+    tile: ImageSize | None = None
+    """Cut pictures into windows of so many pixels, for training and for prediction, each of which
+    the network sees at image_size: for small defects on large pictures. By default none is cut."""
+    tile_overlap: Overlap = 0.2
+    """Share of a window's side that neighbours have in common, 0 to 0.9."""
+    tile_background: NotNegativeNumber = 1.0
+    """Windows without defects in an epoch, for each with one, at most."""
     batch: Positive = 16
-    """Images per optimiser step."""
+    """Images, or windows of them, per optimiser step."""
     repeat: Positive = 1
     """Times each training image counts in an epoch: fewer validations where images are few."""
     sampling: Literal["uniform", "repeat-factor"] = "uniform"
@@ -102,6 +111,14 @@ class FinetuneYoloConfig(Config):
                 )
             if self.embeddings is not None:
                 raise ValueError(f"embeddings: {self.arch} has none: leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _tiles_are_asked_for(self) -> FinetuneYoloConfig:
+        for name in ("tile_overlap", "tile_background"):
+            default = type(self).model_fields[name].default
+            if self.tile is None and getattr(self, name) != default:
+                raise ValueError(f"{name}: pictures are not cut into tiles: give tile as well")
         return self
 
     @model_validator(mode="after")

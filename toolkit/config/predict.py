@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from toolkit.config.base import Config, Device, Fraction, ImageSize, NotNegative, Positive
+from pydantic import Field, model_validator
+
+from toolkit.config.base import (
+    Config,
+    Device,
+    Fraction,
+    ImageSize,
+    NotNegative,
+    Overlap,
+    Positive,
+)
 
 
 class PredictConfig(Config):
@@ -28,6 +38,12 @@ class PredictConfig(Config):
     """Lowest score that is kept."""
     max_detections: Positive = 100
     """Most detections per picture."""
+    tile: Annotated[int, Field(ge=0, le=8192)] | None = None
+    """Cut pictures into windows of so many pixels for the detector, at least 32; 0: leave them
+    whole. By default as the pictures that it was trained on."""
+    tile_overlap: Overlap | None = None
+    """Share of a window's side that neighbours have in common, 0 to 0.9; by default as in training,
+    else 0.2."""
     overlays: bool = False
     """Also draw the predictions into overlays/."""
     overlay_threshold: Fraction = 0.25
@@ -36,6 +52,16 @@ class PredictConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     batch: Positive = 16
     """Pictures per detector call."""
+
+    @model_validator(mode="after")
+    def _tiles_can_be_cut(self) -> PredictConfig:
+        if self.tile is not None and 0 < self.tile < 32:
+            raise ValueError(
+                f"tile: {self.tile} is too small: give at least 32 pixels, or 0 for whole pictures"
+            )
+        if self.detector is None and (self.tile is not None or self.tile_overlap is not None):
+            raise ValueError("tile: pictures are cut for a detector: give detector as well")
+        return self
 
 
 class DemoConfig(Config):

@@ -106,7 +106,7 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
         squares: bool = False,
     ) -> None:
         self.truth = truth
-        self._squares = squares
+        self.squares = squares
         self._fixed_classes = fixed_classes
         self._marks = list(accumulate(factors or [1.0] * len(truth.images)))
         train = mode == "train"
@@ -135,7 +135,7 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
 
     def load_image(self, i: int, rect_mode: bool = True) -> Any:
         """The picture with its longer side, or both sides, at the size of training."""
-        return super().load_image(i, rect_mode=rect_mode and not self._squares)
+        return super().load_image(i, rect_mode=rect_mode and not self.squares)
 
     def build_transforms(self, hyp: SimpleNamespace) -> Any:
         """Ultralytics' augmentation, without what draws from generators of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -22,6 +23,8 @@ from toolkit.architectures import is_transformer
 from toolkit.console import track
 from toolkit.detect.data import STRIDE
 from toolkit.detect.embeddings import ANCHOR
+from toolkit.detect.merging import find_in_tiles
+from toolkit.detect.tiles import tiling_for
 from toolkit.detect.weights import RunModel, load_trained, with_kinds_only
 from toolkit.images import RgbImage, read_image
 from toolkit.predictions import Result
@@ -40,6 +43,8 @@ class Detector:
         max_detections: most boxes per picture, best first.
         iou: overlap from which the weaker of two boxes of one class goes.
         as_one: name under which all classes are found as one, each box with its highest score.
+
+    Pictures are cut, and boxes merged, as ``trained.tile`` says.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Detector:
         self.names = (as_one,) if as_one else trained.names
         self._as_one = as_one is not None
         self.image_size = trained.image_size
+        self.tile = trained.tile
         self.description = trained.description
         self._model = trained.model.to(device).eval()
         self._device = device
@@ -78,16 +84,21 @@ class Detector:
         *,
         confidence: float = 0.001,
         max_detections: int = 100,
+        tile: int | None = None,
+        tile_overlap: float | None = None,
     ) -> Detector:
         """Load the best model of a run of ``toolkit finetune yolo``, or a pretrained one.
 
         A pretrained model ("starter", or a run of ``toolkit pretrain yolo``) has seen no product
-        and finds one class, "defect".
+        and finds one class, "defect". Pictures are cut as those that it was trained on, unless
+        ``tile`` (pixels; 0 for whole pictures) or ``tile_overlap`` (0 to 0.9) say otherwise.
 
         Raises:
-            InputError: it is no such run, or a file of it is missing or damaged.
+            InputError: it is no such run, a file of it is missing or damaged, or pictures cannot be
+                cut so.
         """
         trained = load_trained(run)
+        trained = replace(trained, tile=tiling_for(trained.tile, tile, tile_overlap))
         as_one = None
         if trained.pretrained:
             as_one, trained = ANCHOR, with_kinds_only(trained)
@@ -106,6 +117,14 @@ class Detector:
             to it, ``confidence`` (N,), ``class_id`` (N,) as index into ``names``, and
             ``data["class_name"]`` (N,).
         """
+        if self.tile is None:
+            return self._find(images)
+        return find_in_tiles(
+            self._find, images, self.tile, iou=self._iou, max_detections=self._max_detections
+        )
+
+    def _find(self, images: Sequence[RgbImage]) -> list[sv.Detections]:
+        """Find defects on pictures as they are."""
         inputs = [self._fit(image=image) for image in images]
         by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, array in enumerate(inputs):

@@ -30,7 +30,8 @@ onnxruntime and openvino report to their makers where they run. `toolkit export`
 your own program does with ORT_DISABLE_TELEMETRY=1 and without the package openvino-telemetry.
 
 TorchScript in half precision takes and gives float16. Of a model that has seen procedural pictures
-alone ("starter"), `toolkit predict` takes the highest score of all classes, as "defect".
+alone ("starter"), `toolkit predict` takes the highest score of all classes, as "defect". Where
+``tiles`` is given, a picture goes in as windows of that side, as many as overlap by that share.
 """
 
 from __future__ import annotations
@@ -489,6 +490,8 @@ def _describe(
             "allowed": asdict(allowed),
         },
     }
+    if trained.tile is not None:
+        description["tiles"] = asdict(trained.tile)
     if trained.pretrained:
         description["found_as"] = {"name": ANCHOR, "score": "the highest of the classes"}
     return description

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ from toolkit.detect.offline import quiet
 from toolkit.detect.recipe import in_epochs, training_arguments
 from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
+from toolkit.detect.tiles import Tiling, tile_dataset, window_factors
 from toolkit.detect.trainer import (
     Epoch,
     OfflinePlainTrainer,
@@ -75,9 +77,11 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
     _check_splits(splits, config)
     asked = config
-    config = in_epochs(config, epoch_length(picture_factors(splits["train"], config.sampling)))
+    once = _shown(splits, config)
+    config = in_epochs(config, epoch_length(once.factors))
+    shown = once.repeated(config.repeat)
     image_size = _image_size(config, splits["train"])
-    _check_last_batch(config, splits["train"], image_size)
+    _check_last_batch(config, epoch_length(shown.factors), image_size)
     start, embeddings = _start(config, splits["train"].categories)
     _check_pictures(splits)
     run = RunFolder.create(config.out, COMMAND, asked, resume=config.resume)
@@ -85,14 +89,20 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     state = run.checkpoints / "last.safetensors"
     done = read_state(state) if state.is_file() else None
     model = RunModel(
-        start.model, start.scale, embeddings, image_size, start.source, arch=start.arch
+        start.model,
+        start.scale,
+        embeddings,
+        image_size,
+        start.source,
+        arch=start.arch,
+        tile=_tiling(config),
     )
     if done is None:
         save_description(run, model)
     _announce(model, device)
     if done is None or not done.progress["stopped"]:
         trim_log(run, done.epochs if done else 0)
-        _train(config, image_size, splits, start, embeddings, device, run)
+        _train(config, image_size, shown, start, embeddings, device, run)
     detector = Detector.load(run.root, device, confidence=config.confidence)
     results = {
         split: predict_dataset(detector, dataset, batch=config.batch)
@@ -132,19 +142,19 @@ def _announce(model: RunModel, device: torch.device) -> None:
 def _train(
     config: FinetuneYoloConfig,
     image_size: int,
-    splits: dict[str, Dataset],
+    shown: _Shown,
     start: StartingPoint,
     embeddings: ClassEmbeddings | None,
     device: torch.device,
     run: RunFolder,
 ) -> None:
-    train = _repeated(splits["train"], config.repeat)
-    factors = picture_factors(train, config.sampling)
+    if config.tile is not None:
+        note(shown.summary())
     arguments = training_arguments(
         config,
         origin=start.origin,
-        classes=len(splits["train"].categories),
-        images=epoch_length(factors),
+        classes=len(shown.train.categories),
+        images=epoch_length(shown.factors),
         image_size=image_size,
         device=device,
         frozen=frozen_layers(config.mode, start.model),
@@ -154,8 +164,8 @@ def _train(
         shared: dict[str, Any] = {
             "overrides": {**arguments, "save_dir": scratch},
             "model": start.model,
-            "splits": {"train": train, "val": splits["val"]},
-            "factors": factors,
+            "splits": {"train": shown.train, "val": shown.val},
+            "factors": shown.factors,
             "state": run.checkpoints / "last.safetensors",
             "on_epoch": _reporter(run, config.epochs),
             "on_best": partial(save_weights, run),
@@ -197,8 +207,48 @@ def _keep_prompts(
     return keep
 
 
-def _repeated(dataset: Dataset, times: int) -> Dataset:
-    return dataset.subset(dataset.images * times)
+def _tiling(config: FinetuneYoloConfig) -> Tiling | None:
+    return None if config.tile is None else Tiling(config.tile, config.tile_overlap)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What training sees: pictures, or windows of them.
+
+    Attributes:
+        train, val: of both splits.
+        factors: how often an epoch shows each of train, on average.
+        tiling: how pictures were cut; None where they were not.
+    """
+
+    train: Dataset
+    val: Dataset
+    factors: list[float]
+    tiling: Tiling | None
+
+    def repeated(self, times: int) -> _Shown:
+        """The same, with everything of train that many times in an epoch."""
+        train = self.train.subset(self.train.images * times)
+        return replace(self, train=train, factors=self.factors * times)
+
+    def summary(self) -> str:
+        """What an epoch is made of."""
+        images = self.train.images
+        empty = sum(f for f, image in zip(self.factors, images, strict=True) if image.is_good)
+        total = epoch_length(self.factors)
+        return (
+            f"pictures {self.tiling}: an epoch shows {total} of {len(images)} windows, "
+            f"{round(total - empty)} of them with defects; val has {len(self.val.images)}"
+        )
+
+
+def _shown(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> _Shown:
+    train, val, tiling = splits["train"], splits["val"], _tiling(config)
+    if tiling is None:
+        return _Shown(train, val, picture_factors(train, config.sampling), None)
+    train, val = tile_dataset(train, tiling), tile_dataset(val, tiling)
+    factors = window_factors(train, config.sampling, config.tile_background)
+    return _Shown(train, val, factors, tiling)
 
 
 def _reporter(run: RunFolder, epochs: int) -> Callable[[Epoch], None]:
@@ -257,11 +307,9 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
             )
 
 
-def _check_last_batch(config: FinetuneYoloConfig, train: Dataset, image_size: int) -> None:
+def _check_last_batch(config: FinetuneYoloConfig, shown: int, image_size: int) -> None:
     """Refuse batches of which too little reaches the coarsest layer."""
-    shown = _repeated(train, config.repeat)
-    rest = epoch_length(picture_factors(shown, config.sampling)) % config.batch
-    if image_size < 2 * STRIDE and 1 in (rest, config.batch):
+    if image_size < 2 * STRIDE and 1 in (shown % config.batch, config.batch):
         raise InputError(
             f"image_size {image_size} with a batch of one picture leaves batch "
             "normalisation a single value: use an image_size of 64 or more, or another batch"
@@ -270,9 +318,9 @@ def _check_last_batch(config: FinetuneYoloConfig, train: Dataset, image_size: in
 
 def _image_size(config: FinetuneYoloConfig, train: Dataset) -> int:
     """The size that was asked for, or that of the data; a word where defects come out small."""
-    suggested = suggest_image_size(train)
+    suggested = suggest_image_size(train, config.tile)
     size = suggested if config.image_size == "auto" else config.image_size
-    kept = small_defect(train) * size
+    kept = small_defect(train, config.tile) * size
     if kept < ENOUGH:
         more = "" if size >= suggested else f"; --image-size {suggested} shows them larger"
         note(f"small defects are {kept:.1f} pixels wide at {size} pixels{more}")

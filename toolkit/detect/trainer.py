@@ -32,6 +32,7 @@ from toolkit.detect.data import DefectImages, EpochDraws, data_description, prom
 from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.modes import Mode
 from toolkit.detect.state import pack_state, read_state
+from toolkit.detect.tiled_data import TiledImages, is_tiled
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
     Args:
         overrides: training arguments of ultralytics.
         model: to train, in place.
-        splits: "train" and "val".
+        splits: "train" and "val"; pictures, or windows of them.
         factors: how often an epoch shows each picture of train, on average.
         state: file that is written after every epoch, and gone on from where it is there.
         on_epoch: called after every epoch.
@@ -100,7 +101,8 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
         self, img_path: Dataset, mode: Literal["train", "val"] = "train", batch: int | None = None
     ) -> DefectImages:
         """Wrap one split; ``img_path`` is what ``get_dataset`` gave for it."""
-        return DefectImages(
+        kind = TiledImages if is_tiled(img_path) else DefectImages
+        return kind(
             img_path,
             mode,
             self.args,

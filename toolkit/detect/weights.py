@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -17,6 +17,7 @@ from toolkit.architectures import PLAIN, WORLD, scale_of
 from toolkit.detect.embeddings import ANCHOR, ClassEmbeddings, read_embeddings
 from toolkit.detect.models import Scale, build_model, build_plain, set_classes
 from toolkit.detect.modes import is_reparameterised, reparameterise
+from toolkit.detect.tiles import Tiling
 from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder, is_run_of
 from toolkit.starter import STARTER, read_packed, starter_path, write_packed
@@ -63,6 +64,7 @@ class RunModel:
         source: one line on where its training started.
         pretrained: whether it has seen procedural pictures alone.
         arch: ``WORLD``, or the name of a plain detector.
+        tile: how its training pictures were cut; None where they were not.
     """
 
     model: DetectionModel
@@ -72,6 +74,7 @@ class RunModel:
     source: str
     pretrained: bool = False
     arch: str = WORLD
+    tile: Tiling | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,7 +91,8 @@ class RunModel:
     @property
     def description(self) -> str:
         """What it is and where it comes from."""
-        return f"{self.title}, {self.image_size} px, from {self.source}"
+        cut = "" if self.tile is None else f" {self.tile}"
+        return f"{self.title}, {self.image_size} px{cut}, from {self.source}"
 
 
 def title(arch: str, scale: str) -> str:
@@ -113,6 +117,7 @@ def save_description(run: RunFolder, trained: RunModel) -> None:
             "image_size": trained.image_size,
             "source": trained.source,
             "reparameterised": is_reparameterised(trained.model),
+            **({} if trained.tile is None else {"tile": asdict(trained.tile)}),
         }
     )
 
@@ -158,6 +163,7 @@ def _load_run(root: Path) -> RunModel:
         arch, scale = str(description["architecture"]), str(description["scale"])
         names = tuple(str(name) for name in description["names"])
         image_size, source = int(description["image_size"]), str(description["source"])
+        tile = Tiling(**description["tile"]) if "tile" in description else None
         if scale not in _SCALES if arch == WORLD else scale != scale_of(arch) or arch not in PLAIN:
             raise ValueError(arch)
     except (KeyError, TypeError, ValueError) as error:
@@ -181,7 +187,7 @@ def _load_run(root: Path) -> RunModel:
         ) from error
     model.eval()
     pretrained = is_run_of(root, PRETRAIN)
-    return RunModel(model, scale, embeddings, image_size, source, pretrained, arch)
+    return RunModel(model, scale, embeddings, image_size, source, pretrained, arch, tile)
 
 
 def pack_starter(run: RunFolder, state: dict[str, torch.Tensor]) -> Path:
