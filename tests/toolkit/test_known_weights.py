@@ -163,7 +163,8 @@ def test_every_entry_is_consistent() -> None:
         assert each.sha256 is None or (len(each.sha256) == 64 and int(each.sha256, 16))
         if each.sha256 and each.sha256_prefix:
             assert each.sha256.startswith(each.sha256_prefix)
-        assert each.task in ("finetune yolo", "finetune sam", "finetune classifier")
+        commands = ("finetune yolo", "finetune sam", "finetune classifier", "prompts make")
+        assert each.task in commands
 
 
 def test_torchvision_names_carry_the_first_digits_and_sam_names_do_not() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -15,9 +16,10 @@ from toolkit.config import FinetuneYoloConfig
 from toolkit.console import note, track
 from toolkit.detect.data import STRIDE
 from toolkit.detect.detector import Detector, predict_dataset
-from toolkit.detect.embeddings import ClassEmbeddings, resolve_embeddings
+from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
+from toolkit.detect.open_vocabulary import OpenVocabularyTrainer, Replay, mark_open, prepare
 from toolkit.detect.recipe import training_arguments
 from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
@@ -46,8 +48,8 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     """Fine-tune YOLO-World v2 on the train split and predict on val and test.
 
     The model of the epoch with the best AP on val is kept. Afterwards it finds the classes of the
-    dataset and no others: fine-tuning closes the vocabulary. A run that was stopped goes on
-    (``resume``) to the same weights, on the same processor.
+    dataset and no others: fine-tuning closes the vocabulary, unless ``open_vocabulary`` keeps it
+    open. A run that was stopped goes on (``resume``) to the same weights, on the same processor.
 
     Returns:
         the run: ``checkpoints/`` (``best.safetensors``, ``embeddings.safetensors``,
@@ -63,10 +65,8 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     _check_splits(splits, config)
     image_size = _image_size(config, splits["train"])
     start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
-    embeddings = resolve_embeddings(
-        splits["train"].categories, config.embeddings, start.embeddings, config.seed
-    )
-    _check_pictures(splits)
+    embeddings, replay = prepare(config, splits, start)
+    _check_pictures(splits if replay is None else {**splits, "replay": replay.train})
     _check_form(config, start, embeddings)
     run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
     check_resumable(run, COMMAND, config, FREE_ON_RESUME)
@@ -78,14 +78,15 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     if done is None:
         fixed = is_reparameterised(start.model)
         save_description(run, start.scale, embeddings, image_size, start.source, fixed)
+        if replay is not None:
+            mark_open(run)
     note(
         f"YOLO-World v2 {start.scale} from {start.source}, on {device}; "
-        f"class embeddings: {embeddings.summary()}. It will find these classes only: "
-        f"{', '.join(embeddings.names)}."
+        f"class embeddings: {embeddings.summary()}. {_scope(embeddings, replay)}"
     )
     if done is None or not done.progress["stopped"]:
         trim_log(run, done.epochs if done else 0)
-        _train(config, image_size, splits, start, embeddings, device, run)
+        _train(config, image_size, splits, start, embeddings, replay, device, run)
     detector = Detector.load(run.root, device, confidence=config.confidence)
     results = {
         split: predict_dataset(detector, dataset, batch=config.batch)
@@ -103,11 +104,14 @@ def _train(
     splits: dict[str, Dataset],
     start: StartingPoint,
     embeddings: ClassEmbeddings,
+    replay: Replay | None,
     device: torch.device,
     run: RunFolder,
 ) -> None:
     train = _repeated(splits["train"], config.repeat)
     factors = picture_factors(train, config.sampling)
+    if replay is not None:
+        factors = replay.factors(factors)
     arguments = training_arguments(
         config,
         origin=start.origin,
@@ -130,7 +134,8 @@ def _train(
 
     # ultralytics insists on a folder for its own notes.
     with tempfile.TemporaryDirectory(prefix="toolkit-yolo-") as scratch, quiet():
-        trainer = OfflineWorldTrainer(
+        make = OfflineWorldTrainer if replay is None else partial(OpenVocabularyTrainer, replay)
+        trainer = make(
             {**arguments, "save_dir": scratch},
             start.model,
             {"train": train, "val": splits["val"]},
@@ -150,6 +155,17 @@ def _train(
                 f"{device}: out of memory in epoch {trainer.epoch + 1}: give --batch "
                 f"{max(1, config.batch // 2)}, or a smaller --image-size"
             ) from error
+
+
+def _scope(embeddings: ClassEmbeddings, replay: Replay | None) -> str:
+    """What the model will find, for the line that training starts with."""
+    names = ", ".join(embeddings.names)
+    if replay is None:
+        return f"It will find these classes only (--open-vocabulary keeps it open): {names}."
+    return (
+        f"It learns {names}, beside {len(replay.train.images)} pictures of "
+        f"{len(replay.train.categories)} classes that keep its vocabulary open."
+    )
 
 
 def _repeated(dataset: Dataset, times: int) -> Dataset:

@@ -99,6 +99,14 @@ class MixedWorldModel(WorldModel):  # type: ignore[misc]
             found = super().predict(x, *arguments, **options)
         return _in_full(found) if self.training else found
 
+    def get_text_pe(self, text: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Refuse: the one place where ultralytics would install CLIP and ask it for embeddings.
+
+        Here they are handed in: see ``set_classes``, ``toolkit.detect.prompts`` for phrases, and
+        ``OfflineWorldTrainer`` for those of training.
+        """
+        raise RuntimeError(f"ultralytics asked for CLIP: set class embeddings of {text!r} instead")
+
 
 def _in_full(found: Any) -> Any:
     """Whatever a head gives, in single precision."""

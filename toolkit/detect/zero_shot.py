@@ -1,0 +1,103 @@
+"""Finding classes that are said at prediction, by a YOLO-World whose vocabulary is open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from converters.errors import InputError
+from toolkit.console import note
+from toolkit.detect.clip import ARCHITECTURE
+from toolkit.detect.detector import Detector
+from toolkit.detect.modes import is_reparameterised
+from toolkit.detect.open_vocabulary import is_open
+from toolkit.detect.prompts import embeddings_from
+from toolkit.detect.weights import RunModel, load_starting_point, load_trained, set_classes
+from toolkit.known_weights import located
+from toolkit.starter import STARTER
+
+OFFICIAL_IMAGE_SIZE = 640
+"""Pixels of the longer side that the official files were trained on."""
+
+
+def load_prompted(
+    detector: Path,
+    embeddings: Path,
+    clip: str,
+    device: torch.device,
+    *,
+    trust: bool = False,
+    confidence: float = 0.001,
+    max_detections: int = 100,
+) -> Detector:
+    """Load a detector that looks for the classes of a file.
+
+    Args:
+        detector: an official file of YOLO-World v2 or its known name, "starter", a run of
+            ``toolkit pretrain yolo``, or one of ``toolkit finetune yolo --open-vocabulary``.
+        embeddings: class embeddings (safetensors) or phrases (YAML).
+        clip: weights of CLIP, for phrases.
+        device: where it runs.
+        trust: as of ``load_starting_point`` and ``TextEncoder.load``.
+        confidence: as of ``Detector``.
+        max_detections: as of ``Detector``.
+
+    Raises:
+        InputError: the detector's vocabulary is closed, or a file cannot be used.
+    """
+    trained = _load_open(detector, trust)
+    classes = embeddings_from(embeddings, None, clip, trust=trust)
+    if trained.pretrained and any(origin.startswith(ARCHITECTURE) for origin in classes.origins):
+        note(
+            f"{detector}: has learnt the kinds of defects of `toolkit synth` as vectors of their "
+            "own, not from CLIP: phrases mean nothing to it"
+        )
+    set_classes(trained.model, classes)
+    source = f"{trained.source}, looking for the classes of {embeddings.name}"
+    return Detector(
+        replace(trained, embeddings=classes, source=source),
+        device,
+        confidence=confidence,
+        max_detections=max_detections,
+    )
+
+
+def check_has_vocabulary(detector: Path) -> None:
+    """Refuse an official file that is to predict without being told what to look for.
+
+    Raises:
+        InputError: it is one; ours are folders.
+    """
+    if located(str(detector)).suffix == ".pt":
+        raise InputError(
+            f"{detector}: an official file finds whatever it is told: say what by --embeddings "
+            "(a YAML file of phrases, or what `toolkit prompts make` made of one), or fine-tune it"
+        )
+
+
+def _load_open(detector: Path, trust: bool) -> RunModel:
+    path = located(str(detector))
+    if str(detector) == STARTER or path.is_dir():
+        trained = load_trained(path)
+        if is_reparameterised(trained.model):
+            raise _closed(detector, trained, "its classes became weights (--mode reparam)")
+        if not trained.pretrained and not is_open(path):
+            raise _closed(detector, trained, "fine-tuning closed its vocabulary")
+        return trained
+    start = load_starting_point(str(detector), "n", seed=0, trust=trust)
+    if start.embeddings is None:
+        raise InputError(
+            f"{detector}: has a backbone alone, and nothing that compares pictures with classes: "
+            "give a file of YOLO-World v2 (yolov8s-worldv2.pt)"
+        )
+    return RunModel(start.model, start.scale, start.embeddings, OFFICIAL_IMAGE_SIZE, start.source)
+
+
+def _closed(detector: Path, trained: RunModel, reason: str) -> InputError:
+    return InputError(
+        f"{detector}: finds {', '.join(trained.embeddings.names)} and nothing else, since "
+        f"{reason}: leave --embeddings out, or fine-tune with --open-vocabulary --replay DATASET, "
+        "which keeps the vocabulary open"
+    )
