@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ class TextEncoder:
         tower = _build(path, state)
         return cls(tower, open_clip.tokenizer.SimpleTokenizer(), path.name)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, phrases: Sequence[str]) -> Tensor:
         """Encode phrases.
 
@@ -97,7 +98,7 @@ class TextEncoder:
         tokens = self._tokenizer(list(phrases), context_length=context)
         vectors: Tensor = torch.cat([self._tower(batch) for batch in tokens.split(_BATCH)])
         unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
-        return unit.clone()
+        return unit
 
 
 def missing_clip(path: Path) -> InputError:
@@ -147,7 +148,7 @@ def _read(path: Path, trust: bool) -> Mapping[str, Any]:
             return load_file(path)
         if _is_program(path):
             _check_trusted(path, trust)
-            return torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-any-return, no-untyped-call]
+            return _tensors_of_program(path)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
@@ -169,6 +170,14 @@ def _read(path: Path, trust: bool) -> Mapping[str, Any]:
 
 
 _ASK = f"give a file of OpenAI's {ARCHITECTURE}"
+
+
+def _tensors_of_program(path: Path) -> Mapping[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch would like other formats better
+        program: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    state: dict[str, Tensor] = program.state_dict()
+    return state
 
 
 def _is_program(path: Path) -> bool:
