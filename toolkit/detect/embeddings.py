@@ -1,9 +1,10 @@
 """Class embeddings: what YOLO-World compares picture regions with, one unit vector per class.
 
 The paper (YOLO-World, arXiv 2401.17270) takes them from the text encoder of CLIP ViT-B/32. Here
-they come from a file, from the checkpoint that training starts from, or are made: orthonormal
-vectors, which separate the classes of a closed set as far as vectors can. They are stored with the
-run, so that nothing needs CLIP later.
+they come from phrases through that encoder (see ``toolkit.detect.prompts``), from a file, from the
+checkpoint that training starts from, or are made: orthonormal vectors, which separate the classes
+of a closed set as far as vectors can. They are stored with the run, so that nothing needs CLIP
+later.
 """
 
 from __future__ import annotations
