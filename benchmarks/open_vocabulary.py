@@ -12,8 +12,8 @@ that neither has shown. The vocabulary of each question is the group's.
 
 Figures are box AP50, pooled over the products, with 95 % bootstrap intervals over pictures;
 differences are paired, picture by picture. A run that is finished is not repeated. The table lies
-in OUT/open_vocabulary.md, and goes to the terminal. The sizes are meant for ten minutes on two cores
-that do nothing else; ``--smoke`` tries the way in one or two.
+in OUT/open_vocabulary.md, and goes to the terminal. The sizes are meant for ten minutes on two
+cores that do nothing else; ``--smoke`` tries the way in one or two.
 """
 
 from __future__ import annotations

@@ -19,7 +19,12 @@ from toolkit.detect.detector import Detector, predict_dataset
 from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
-from toolkit.detect.open_vocabulary import OpenVocabularyTrainer, Replay, mark_open, prepare
+from toolkit.detect.open_vocabulary import (
+    OpenVocabularyTrainer,
+    Replay,
+    choose_vocabulary,
+    mark_open,
+)
 from toolkit.detect.recipe import training_arguments
 from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
@@ -65,7 +70,7 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     _check_splits(splits, config)
     image_size = _image_size(config, splits["train"])
     start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
-    embeddings, replay = prepare(config, splits, start)
+    embeddings, replay = choose_vocabulary(config, splits, start)
     _check_pictures(splits if replay is None else {**splits, "replay": replay.train})
     _check_form(config, start, embeddings)
     run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)

@@ -74,7 +74,7 @@ class Replay:
         return [*own, *[count / len(self.train.images)] * len(self.train.images)]
 
 
-def prepare(
+def choose_vocabulary(
     config: FinetuneYoloConfig, splits: dict[str, Dataset], start: StartingPoint
 ) -> tuple[ClassEmbeddings, Replay | None]:
     """Embeddings of the dataset's classes, and the replay where the vocabulary stays open.
@@ -102,6 +102,10 @@ def prepare(
         raise InputError(
             f"{config.replay}: with its classes there are {len(union)}: YOLO-World in ultralytics "
             f"trains at most {MAX_CLASSES}: give a replay of fewer classes"
+        )
+    if union == own:
+        raise InputError(
+            f"{config.replay}: has no class that {config.data} lacks: give a replay of others"
         )
     every = choose_embeddings(union, config, start.embeddings)
     for name in train.categories:

@@ -11,6 +11,7 @@ from converters.errors import InputError
 from toolkit.console import note
 from toolkit.detect.clip import ARCHITECTURE
 from toolkit.detect.detector import Detector
+from toolkit.detect.embeddings import ANCHOR
 from toolkit.detect.modes import is_reparameterised
 from toolkit.detect.open_vocabulary import is_open
 from toolkit.detect.prompts import embeddings_from
@@ -49,7 +50,7 @@ def load_prompted(
     """
     trained = _load_open(detector, trust)
     classes = embeddings_from(embeddings, None, clip, trust=trust)
-    if trained.pretrained and any(origin.startswith(ARCHITECTURE) for origin in classes.origins):
+    if _knows_no_clip(trained) and any(each.startswith(ARCHITECTURE) for each in classes.origins):
         note(
             f"{detector}: has learnt the kinds of defects of `toolkit synth` as vectors of their "
             "own, not from CLIP: phrases mean nothing to it"
@@ -93,6 +94,12 @@ def _load_open(detector: Path, trust: bool) -> RunModel:
             "give a file of YOLO-World v2 (yolov8s-worldv2.pt)"
         )
     return RunModel(start.model, start.scale, start.embeddings, OFFICIAL_IMAGE_SIZE, start.source)
+
+
+def _knows_no_clip(trained: RunModel) -> bool:
+    """Whether a model, or what it was fine-tuned from, has learnt procedural pictures alone."""
+    ours = (STARTER, f"made beside {ANCHOR!r}")
+    return trained.pretrained or any(o.startswith(ours) for o in trained.embeddings.origins)
 
 
 def _closed(detector: Path, trained: RunModel, reason: str) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ class ClipFiles:
                     module.add_module(parent, nn.Module())
                 module = getattr(module, parent)
             module.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
-        torch.jit.script(root).save(str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch would like other formats better
+            torch.jit.script(root).save(str(path))
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def pretend_official(self, monkeypatch: pytest.MonkeyPatch, sha256: str) -> None:

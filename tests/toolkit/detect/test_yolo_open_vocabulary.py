@@ -24,7 +24,7 @@ from toolkit.detect.open_vocabulary import (
     OpenVocabularyTrainer,
     Replay,
     TwoSets,
-    prepare,
+    choose_vocabulary,
     text_tensors,
 )
 from toolkit.detect.weights import build_model, load_starting_point, load_trained, save_weights
@@ -131,7 +131,7 @@ def test_an_open_run_finds_its_own_classes_and_any_other_that_it_is_asked_for(
     start_again = load_starting_point(str(run.root), "n", 0, trust=False)
     again = _config(data, "again", weights=str(run.root))
     with pytest.raises(InputError, match="has no embedding for class 'hole'"):
-        prepare(again, {"train": DatasetFolder.open(data).read("train")}, start_again)
+        choose_vocabulary(again, {"train": DatasetFolder.open(data).read("train")}, start_again)
 
 
 def test_otherwise_a_line_says_that_the_vocabulary_closes(
@@ -149,14 +149,14 @@ def test_otherwise_a_line_says_that_the_vocabulary_closes(
     start = load_starting_point(str(run.root), "n", 0, trust=False)
     with pytest.raises(InputError, match="run: has no open vocabulary to keep"):
         splits = {"train": DatasetFolder.open(data).read("train")}
-        prepare(_config(data, "again", weights=str(run.root)), splits, start)
+        choose_vocabulary(_config(data, "again", weights=str(run.root)), splits, start)
 
 
 def _sets(data: Path) -> tuple[FinetuneYoloConfig, Any, Replay]:
     config = _config(data, "run")
     splits = {"train": DatasetFolder.open(data).read("train")}
     start = load_starting_point("starter", "n", 0, trust=False)
-    embeddings, replay = prepare(config, splits, start)
+    embeddings, replay = choose_vocabulary(config, splits, start)
     assert replay is not None
     return config, (splits["train"], embeddings), replay
 
@@ -308,6 +308,8 @@ def test_a_replay_that_cannot_be_used_is_one_line(
     )
     error = refused(str(replay), "--embeddings", str(classes))
     assert "has no embedding for class 'gizmo'" in error
+    _rename(replay, "scratch", "spot")
+    assert "has no class that" in refused(str(replay))
     _rename(replay, *(f"kind {number}" for number in range(79)))
     assert "with its classes there are 81" in refused(str(replay))
     content = json.loads((replay / "train.json").read_text())

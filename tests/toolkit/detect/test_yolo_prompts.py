@@ -309,7 +309,7 @@ def test_a_closed_vocabulary_is_said(phrases: Path, reparam: bool, tmp_path: Pat
         source=tmp_path, out=tmp_path / "out", detector=run.root, embeddings=phrases, clip="none"
     )
     how = "fine-tune with --open-vocabulary --replay DATASET"
-    with pytest.raises(InputError, match=f"finds scratch, spot and nothing .* {reason}: .*{how}"):
+    with pytest.raises(InputError, match=f"finds scratch, spot and nothing .* {reason}.*: .*{how}"):
         predict(config)
 
 
