@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GROUPS = {
     "finetune": "Fine-tune a model on a dataset folder.",
     "pretrain": "Pretrain a model on procedural defects, without any data.",
+    "prompts": "Say in words what a detector shall look for.",
     "weights": "Official weights: which there are, get them, check them.",
 }
 

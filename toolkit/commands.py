@@ -134,6 +134,13 @@ COMMANDS: dict[str, Command] = {
         "toolkit.classify.pretrain:pretrain_classifier",
         "pretrained",
     ),
+    "prompts make": Command(
+        "Turn phrases into class embeddings, where the weights of CLIP are.",
+        "PromptsMakeConfig",
+        "toolkit.detect.prompts:make_prompts",
+        "prompts",
+        ("phrases",),
+    ),
     "predict": Command(
         "Find and outline defects on pictures.",
         "PredictConfig",

@@ -21,9 +21,14 @@ _STARTERS = Path(__file__).parent / "starter"
 _ULTRALYTICS = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
 _SEGMENT_ANYTHING = "https://dl.fbaipublicfiles.com/segment_anything"
 _TORCHVISION = "https://download.pytorch.org/models"
+_OPENAI = "https://openaipublic.azureedge.net/clip/models"
 _UNKNOWN = "no SHA-256 of it is known"
 _IMAGENET = "learnt from ImageNet (own terms)"
 _OURS = "--weights starter"
+
+CLIP = "clip-vit-b-32"
+"""Name of the text encoder that YOLO-World was made with."""
+_CLIP_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,15 @@ KNOWN: tuple[KnownWeights, ...] = (
         "resnet50-11ad3fa6",
         "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
         102_540_417,
+    ),
+    KnownWeights(
+        CLIP,
+        "ViT-B-32.pt",
+        "prompts make",
+        "MIT",
+        f"{_OPENAI}/{_CLIP_SHA256}/ViT-B-32.pt",
+        _CLIP_SHA256,
+        note="turns phrases into class embeddings",
     ),
 )
 

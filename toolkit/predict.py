@@ -30,7 +30,8 @@ def predict(config: PredictConfig) -> dict[str, int]:
     """Predict on splits of a dataset, or on pictures.
 
     With a detector, its boxes count, and the segmenter, if given, outlines what is in them; the
-    score is the detector's. Without one, the ground-truth boxes of a dataset prompt the segmenter.
+    score is the detector's. With class embeddings, a detector with an open vocabulary looks for
+    their classes. Without a detector, the ground-truth boxes of a dataset prompt the segmenter.
     On pictures that are no dataset, ``predictions/images.json`` says which id is which file.
 
     Returns:
@@ -70,9 +71,25 @@ class _Models:
 
         device = resolve_device(config.device)
         detector = segmenter = None
-        if config.detector is not None:
-            from toolkit.detect import Detector
+        if config.detector is not None and config.embeddings is not None:
+            from toolkit.detect.zero_shot import load_prompted
 
+            detector = load_prompted(
+                config.detector,
+                config.embeddings,
+                config.clip,
+                device,
+                trust=config.trust,
+                confidence=config.confidence,
+                max_detections=config.max_detections,
+                tile=config.tile,
+                tile_overlap=config.tile_overlap,
+            )
+        elif config.detector is not None:
+            from toolkit.detect import Detector
+            from toolkit.detect.zero_shot import check_has_vocabulary
+
+            check_has_vocabulary(config.detector)
             detector = Detector.load(
                 config.detector,
                 device,
@@ -129,7 +146,14 @@ def _datasets(config: PredictConfig, models: _Models) -> dict[str, Dataset]:
         missing = [split for split in config.splits if split not in folder.splits()]
         if missing:
             raise InputError(f"{config.source}: has no split {missing[0]!r}: choose --splits")
-        return {split: folder.read(split) for split in config.splits}
+        datasets: dict[str, Dataset] = {split: folder.read(split) for split in config.splits}
+        if config.embeddings is not None and models.detector is not None:
+            from toolkit.detect.prompts import check_classes
+
+            for dataset in datasets.values():
+                where = f"{config.embeddings}", f"{config.source}"
+                check_classes(models.detector.names, dataset.categories, *where)
+        return datasets
     if models.detector is None:
         raise InputError(
             f"{config.source}: is no dataset, so there are no boxes to outline: give --detector"

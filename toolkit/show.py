@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         FinetuneYoloConfig,
         PredictConfig,
         PretrainConfig,
+        PromptsMakeConfig,
         ReportConfig,
         SynthConfig,
         WeightsGetConfig,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         WeightsVerifyConfig,
     )
     from toolkit.detect.export import Exported
+    from toolkit.detect.prompts import Prompts
     from toolkit.evaluate import Comparison, Metrics
     from toolkit.runs import RunFolder
     from toolkit.weights_folder import Checked, Got, Listed
@@ -193,6 +195,24 @@ def run(
     return 0
 
 
+def prompts(config: PromptsMakeConfig, result: Prompts, *, as_json: bool) -> int:
+    """Classes with their phrases, which two are most alike, and what the file is for."""
+    alike = result.most_alike()
+    if as_json:
+        _json({"path": result.path, "phrases": result.phrases, "most_alike": alike})
+        return 0
+    for name, phrases in result.phrases.items():
+        _print(f"{name}: {'; '.join(phrases)}")
+    if alike is not None:
+        _print(f"most alike: {alike[0]} and {alike[1]} (cosine {alike[2]:.2f})")
+    _print(
+        f"{result.path}: {len(result.phrases)} classes; look for them with "
+        f"`toolkit predict SOURCE --detector yolov8s-worldv2.pt --embeddings {result.path} "
+        "--out FOLDER`"
+    )
+    return 0
+
+
 def predicted(config: PredictConfig, result: dict[str, int], *, as_json: bool) -> int:
     """How many detections were written where."""
     if as_json:
@@ -298,6 +318,9 @@ def weights_got(config: WeightsGetConfig, result: Got, *, as_json: bool) -> int:
     done = "downloaded" if result.downloaded else "is here already, nothing was downloaded"
     weights = known.name if find(known.name) == checked.path else checked.path
     _print(f"{checked.path}: {done}; {checked.detail}")
+    if known.task == "prompts make":
+        _print("use it with `toolkit prompts make PHRASES.yaml --out FILE.safetensors`")
+        return 0
     _print(f"start from it with `toolkit {known.task} --weights {weights}`")
     return 0
 

@@ -23,6 +23,7 @@ from toolkit.weights_folder import Checked, Got, get_weights, list_weights, veri
 SAM = "sam_vit_b_01ec64"
 RESNET = "resnet34-b627a593"
 YOLO = "yolov8s-worldv2"
+CLIP = "clip-vit-b-32"
 
 
 def _zip() -> bytes:
@@ -120,6 +121,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         SAM: {"sha256": SHA256, "size_bytes": len(CONTENT)},
         RESNET: {"sha256_prefix": SHA256[:8]},
         YOLO: {},
+        CLIP: {"sha256": SHA256},
     }
     table = tuple(
         replace(each, url=server.url, **changes[each.name]) if each.name in changes else each
@@ -163,7 +165,8 @@ def test_every_entry_is_consistent() -> None:
         assert each.sha256 is None or (len(each.sha256) == 64 and int(each.sha256, 16))
         if each.sha256 and each.sha256_prefix:
             assert each.sha256.startswith(each.sha256_prefix)
-        assert each.task in ("finetune yolo", "finetune sam", "finetune classifier")
+        commands = ("finetune yolo", "finetune sam", "finetune classifier", "prompts make")
+        assert each.task in commands
 
 
 def test_torchvision_names_carry_the_first_digits_and_sam_names_do_not() -> None:
@@ -321,7 +324,7 @@ def test_a_mirror_gets_the_same_checks(server: Server, capsys) -> None:
     assert "error: field 'url'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [SAM, "resnet34-b627a593", YOLO])
+@pytest.mark.parametrize("name", [SAM, "resnet34-b627a593", YOLO, CLIP])
 def test_offline_is_one_line_that_says_what_to_bring(name: str, capsys) -> None:
     known = named(name)
     assert call("weights", "get", name) == 2
@@ -342,6 +345,13 @@ def test_a_server_that_is_down_or_lacks_the_file(server: Server) -> None:
         closed = f"http://127.0.0.1:{taken.getsockname()[1]}/file"
         with pytest.raises(InputError, match="Connection refused"):
             get(SAM, url=closed)
+
+
+def test_a_text_encoder_says_what_it_is_for(server: Server, capsys) -> None:
+    assert call("weights", "get", CLIP) == 0
+    out = capsys.readouterr().out
+    assert "weights/ViT-B-32.pt: downloaded; SHA-256 as on the list" in out
+    assert "use it with `toolkit prompts make" in out and "--weights" not in out
 
 
 def test_starters_come_with_the_toolkit(capsys) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PretrainSamConfig,
         PretrainYoloConfig,
     )
+    from toolkit.config.prompts import PromptsMakeConfig
     from toolkit.config.weights import WeightsGetConfig, WeightsListConfig, WeightsVerifyConfig
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "PretrainConfig",
     "PretrainSamConfig",
     "PretrainYoloConfig",
+    "PromptsMakeConfig",
     "ReportConfig",
     "ScoringConfig",
     "SynthConfig",
@@ -79,6 +81,7 @@ _HOMES = {
     "PretrainConfig": "pretrain",
     "PretrainSamConfig": "pretrain",
     "PretrainYoloConfig": "pretrain",
+    "PromptsMakeConfig": "prompts",
     "WeightsGetConfig": "weights",
     "WeightsListConfig": "weights",
     "WeightsVerifyConfig": "weights",

@@ -20,6 +20,7 @@ from toolkit.config.base import (
     check_architecture,
     check_stride,
 )
+from toolkit.known_weights import CLIP
 
 
 class FinetuneYoloConfig(Config):
@@ -44,7 +45,18 @@ class FinetuneYoloConfig(Config):
     """What learns: all but the class embeddings; that without the backbone; the class embeddings
     alone (prompt); or all, with the class embeddings turned into convolutions (reparam)."""
     embeddings: Path | None = None
-    """safetensors file of class embeddings (class name -> 512 numbers)."""
+    """safetensors file of class embeddings (class name -> 512 numbers), or a .yaml file of phrases
+    (class name -> what it is called in words), which needs the weights of CLIP."""
+    clip: str = CLIP
+    """Weights of CLIP ViT-B/32 for phrases: "clip-vit-b-32" (the official file in weights/), or a
+    file."""
+    open_vocabulary: bool = False
+    """Keep the vocabulary open, so that `toolkit predict --embeddings` can look for other classes:
+    what reads class embeddings is frozen, and pictures of the replay are shown in between."""
+    replay: Path | None = None
+    """Dataset folder of other classes whose train pictures keep the vocabulary open."""
+    replay_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the pictures of an epoch that are of the replay."""
     epochs: Positive = 40
     """Passes over the training images."""
     steps: Positive | None = None
@@ -111,6 +123,8 @@ class FinetuneYoloConfig(Config):
                 )
             if self.embeddings is not None:
                 raise ValueError(f"embeddings: {self.arch} has none: leave them out")
+            if self.open_vocabulary:
+                raise ValueError(f"open_vocabulary: {self.arch} has none: leave it out")
         return self
 
     @model_validator(mode="after")
@@ -128,6 +142,27 @@ class FinetuneYoloConfig(Config):
                 f"mode: {self.mode} leaves random weights as they are: "
                 "give weights, or another mode"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _open_vocabulary_is_kept_by_replay(self) -> FinetuneYoloConfig:
+        if not self.open_vocabulary:
+            if self.replay is not None:
+                raise ValueError("replay: keeps a vocabulary open: give --open-vocabulary with it")
+            return self
+        if self.replay is None:
+            raise ValueError("open_vocabulary: needs pictures of other classes: give --replay")
+        if self.mode not in ("full", "freeze-backbone"):
+            raise ValueError(
+                f"open_vocabulary: --mode {self.mode} learns the classes themselves: "
+                "give --mode full or freeze-backbone"
+            )
+        if self.weights == "none":
+            raise ValueError("open_vocabulary: random weights have none to keep: give weights")
+        if self.tile is not None:
+            raise ValueError("open_vocabulary: pictures of a replay are not cut: leave tile out")
+        if self.image_size != "auto" and self.image_size < 64:
+            raise ValueError("open_vocabulary: needs an image_size of 64 or more")
         return self
 
 

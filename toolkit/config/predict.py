@@ -16,6 +16,7 @@ from toolkit.config.base import (
     Overlap,
     Positive,
 )
+from toolkit.known_weights import CLIP
 
 
 class PredictConfig(Config):
@@ -27,7 +28,15 @@ class PredictConfig(Config):
     """Folder to write predictions/ into: a run folder, or a new one."""
     detector: Path | None = None
     """Run of `finetune yolo`, or "starter", which finds "defect" on pictures that it has never been
-    trained for; without one, ground-truth boxes prompt the segmenter."""
+    trained for; with embeddings also an official file (yolov8s-worldv2.pt); without one,
+    ground-truth boxes prompt the segmenter."""
+    embeddings: Path | None = None
+    """What to look for, with a detector whose vocabulary is open (an official file, "starter", a
+    run with --open-vocabulary): a .yaml file of phrases, which needs the weights of CLIP, or a
+    safetensors file of class embeddings."""
+    clip: str = CLIP
+    """Weights of CLIP ViT-B/32 for phrases: "clip-vit-b-32" (the official file in weights/), or a
+    file."""
     segmenter: Path | None = None
     """Run of `finetune sam`, or "starter"; without one, predictions are boxes."""
     fold: NotNegative | None = None
@@ -52,6 +61,14 @@ class PredictConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     batch: Positive = 16
     """Pictures per detector call."""
+    trust: bool = False
+    """Load a file of a detector or of CLIP that is a pickle and not on the list of known files."""
+
+    @model_validator(mode="after")
+    def _somebody_looks(self) -> PredictConfig:
+        if self.embeddings is not None and self.detector is None:
+            raise ValueError("embeddings: say what a detector looks for: give --detector with them")
+        return self
 
     @model_validator(mode="after")
     def _tiles_can_be_cut(self) -> PredictConfig:

@@ -156,7 +156,12 @@ class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]
 
     def get_labels(self) -> list[dict[str, Any]]:
         """Boxes of every picture in ultralytics' form: ``cls`` (N, 1), ``bboxes`` (N, 4) xywh."""
-        return [_label(image, self.truth) for image in self.truth.images]
+        return labels_of(self.truth)
+
+
+def labels_of(dataset: Dataset) -> list[dict[str, Any]]:
+    """Boxes of every picture in ultralytics' form; ``cls`` counts in the dataset's categories."""
+    return [_label(image, dataset) for image in dataset.images]
 
 
 def _mosaics(transforms: Any) -> Iterator[Mosaic]:

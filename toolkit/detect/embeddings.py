@@ -1,9 +1,10 @@
 """Class embeddings: what YOLO-World compares picture regions with, one unit vector per class.
 
 The paper (YOLO-World, arXiv 2401.17270) takes them from the text encoder of CLIP ViT-B/32. Here
-they come from a file, from the checkpoint that training starts from, or are made: orthonormal
-vectors, which separate the classes of a closed set as far as vectors can. They are stored with the
-run, so that nothing needs CLIP later.
+they come from phrases through that encoder (see ``toolkit.detect.prompts``), from a file, from the
+checkpoint that training starts from, or are made: orthonormal vectors, which separate the classes
+of a closed set as far as vectors can. They are stored with the run, so that nothing needs CLIP
+later.
 """
 
 from __future__ import annotations
@@ -87,6 +88,34 @@ def read_embeddings(path: Path, names: tuple[str, ...]) -> ClassEmbeddings:
     return ClassEmbeddings(names, torch.stack(vectors), found)
 
 
+def names_in(path: Path) -> tuple[str, ...]:
+    """Classes that a safetensors file of embeddings has, in the order in which it was made.
+
+    Raises:
+        InputError: the file is missing, not safetensors, or empty.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            known = list(file.keys())
+            made = json.loads((file.metadata() or {}).get("origins", "{}"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file of class embeddings") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: is not a safetensors file: make it again") from error
+    if not known:
+        raise InputError(f"{path}: has no classes: make it again")
+    return tuple(sorted(known, key=list(made).index if set(known) <= set(made) else None))
+
+
+def check_count(names: tuple[str, ...]) -> None:
+    """Raise InputError for more classes than ultralytics trains."""
+    if len(names) > MAX_CLASSES:
+        raise InputError(
+            f"{len(names)} classes: YOLO-World in ultralytics trains at most {MAX_CLASSES}: "
+            "convert with --classes category-defect on fewer categories, or single"
+        )
+
+
 def resolve_embeddings(
     names: tuple[str, ...], file: Path | None, checkpoint: ClassEmbeddings | None, seed: int
 ) -> ClassEmbeddings:
@@ -101,11 +130,7 @@ def resolve_embeddings(
     Raises:
         InputError: more classes than ultralytics trains, or the file does not have them all.
     """
-    if len(names) > MAX_CLASSES:
-        raise InputError(
-            f"{len(names)} classes: YOLO-World in ultralytics trains at most {MAX_CLASSES}: "
-            "convert with --classes category-defect on fewer categories, or single"
-        )
+    check_count(names)
     if file is not None:
         return read_embeddings(file, names)
     known = {}

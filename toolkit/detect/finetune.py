@@ -21,10 +21,11 @@ from toolkit.console import note, track
 from toolkit.detect.checkpoints import load_plain_start, load_starting_point
 from toolkit.detect.data import STRIDE
 from toolkit.detect.detector import Detector, predict_dataset
-from toolkit.detect.embeddings import ClassEmbeddings, resolve_embeddings
+from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.models import set_classes
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
+from toolkit.detect.open_vocabulary import OpenVocabularyTrainer, Replay, choose_vocabulary
 from toolkit.detect.recipe import in_epochs, training_arguments
 from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
@@ -60,9 +61,9 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     """Fine-tune a detector on the train split and predict on val and test.
 
     The model of the epoch with the best AP on val is kept. Afterwards it finds the classes of the
-    dataset and no others: fine-tuning closes the vocabulary of YOLO-World, and plain detectors
-    never had one. A run that was stopped goes on (``resume``) to the same weights, on the same
-    processor.
+    dataset and no others: fine-tuning closes the vocabulary of YOLO-World, unless
+    ``open_vocabulary`` keeps it open, and plain detectors never had one. A run that was stopped
+    goes on (``resume``) to the same weights, on the same processor.
 
     Returns:
         the run: ``checkpoints/`` (``best.safetensors``, ``model.json``; of YOLO-World
@@ -77,13 +78,13 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
     _check_splits(splits, config)
     asked = config
-    once = _shown(splits, config)
+    start, embeddings, replay = _start(config, splits)
+    once = _shown(splits, config, replay)
     config = in_epochs(config, epoch_length(once.factors))
     shown = once.repeated(config.repeat)
     image_size = _image_size(config, splits["train"])
     _check_last_batch(config, epoch_length(shown.factors), image_size)
-    start, embeddings = _start(config, splits["train"].categories)
-    _check_pictures(splits)
+    _check_pictures(splits if shown.replay is None else {**splits, "replay": shown.replay.train})
     run = RunFolder.create(config.out, COMMAND, asked, resume=config.resume)
     check_resumable(run, COMMAND, asked, FREE_ON_RESUME)
     state = run.checkpoints / "last.safetensors"
@@ -96,10 +97,11 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
         start.source,
         arch=start.arch,
         tile=_tiling(config),
+        open_vocabulary=config.open_vocabulary,
     )
     if done is None:
         save_description(run, model)
-    _announce(model, device)
+    _announce(model, replay, device)
     if done is None or not done.progress["stopped"]:
         trim_log(run, done.epochs if done else 0)
         _train(config, image_size, shown, start, embeddings, device, run)
@@ -115,28 +117,35 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
 
 
 def _start(
-    config: FinetuneYoloConfig, classes: tuple[str, ...]
-) -> tuple[StartingPoint, ClassEmbeddings | None]:
-    """The model to train, with its classes set, and their embeddings where it has any."""
+    config: FinetuneYoloConfig, splits: dict[str, Dataset]
+) -> tuple[StartingPoint, ClassEmbeddings | None, Replay | None]:
+    """The model to train, with its classes set; their embeddings; what keeps others in mind."""
     if config.arch != WORLD:
+        classes = splits["train"].categories
         start = load_plain_start(config.arch, classes, config.weights, config.seed, config.trust)
-        return start, None
+        return start, None, None
     start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
-    embeddings = resolve_embeddings(classes, config.embeddings, start.embeddings, config.seed)
+    embeddings, replay = choose_vocabulary(config, splits, start)
     _check_form(config, start, embeddings)
     set_classes(start.model, embeddings)
     if config.mode == "reparam" and not is_reparameterised(start.model):
         reparameterise(start.model)
-    return start, embeddings
+    return start, embeddings, replay
 
 
-def _announce(model: RunModel, device: torch.device) -> None:
-    classes = model.embeddings
+def _announce(model: RunModel, replay: Replay | None, device: torch.device) -> None:
+    """Say what starts, and what the model will find."""
+    classes, names = model.embeddings, ", ".join(model.names)
     embedded = "" if classes is None else f"; class embeddings: {classes.summary()}"
-    note(
-        f"{model.title} from {model.source}, on {device}{embedded}. "
-        f"It will find these classes only: {', '.join(model.names)}."
-    )
+    if replay is not None:
+        found = (
+            f"It learns {names}, beside {len(replay.train.images)} pictures of "
+            f"{len(replay.train.categories)} classes that keep its vocabulary open."
+        )
+    else:
+        other = "" if classes is None else " (--open-vocabulary keeps it open)"
+        found = f"It will find these classes only{other}: {names}."
+    note(f"{model.title} from {model.source}, on {device}{embedded}. {found}")
 
 
 def _train(
@@ -170,16 +179,9 @@ def _train(
             "on_epoch": _reporter(run, config.epochs),
             "on_best": partial(save_weights, run),
         }
-        if embeddings is not None:
-            if config.mode == "prompt":
-                shared["on_best"] = _keep_prompts(run, start.model, embeddings)
-            trainer: Trainer = OfflineWorldTrainer(
-                embeddings=embeddings, mode=config.mode, **shared
-            )
-        elif is_transformer(start.arch):
-            trainer = OfflineTransformerTrainer(**shared)
-        else:
-            trainer = OfflinePlainTrainer(**shared)
+        if embeddings is not None and config.mode == "prompt":
+            shared["on_best"] = _keep_prompts(run, start.model, embeddings)
+        trainer = _trainer(config, start, embeddings, shown.replay)(**shared)
         try:
             trainer.train()
         except RuntimeError as error:  # torch's own kinds are of this one
@@ -189,6 +191,21 @@ def _train(
                 f"{device}: out of memory in epoch {trainer.epoch + 1}: give --batch "
                 f"{max(1, config.batch // 2)}, or a smaller --image-size"
             ) from error
+
+
+def _trainer(
+    config: FinetuneYoloConfig,
+    start: StartingPoint,
+    embeddings: ClassEmbeddings | None,
+    replay: Replay | None,
+) -> Callable[..., Trainer]:
+    """What makes the trainer from what all of them take."""
+    if embeddings is None:
+        plain = OfflineTransformerTrainer if is_transformer(start.arch) else OfflinePlainTrainer
+        return plain
+    if replay is not None:
+        return partial(OpenVocabularyTrainer, replay, embeddings=embeddings, mode=config.mode)
+    return partial(OfflineWorldTrainer, embeddings=embeddings, mode=config.mode)
 
 
 def _keep_prompts(
@@ -217,38 +234,45 @@ class _Shown:
 
     Attributes:
         train, val: of both splits.
-        factors: how often an epoch shows each of train, on average.
+        own_factors: how often an epoch shows each of train, on average.
         tiling: how pictures were cut; None where they were not.
+        replay: pictures of other classes, shown in between; None for none.
     """
 
     train: Dataset
     val: Dataset
-    factors: list[float]
+    own_factors: list[float]
     tiling: Tiling | None
+    replay: Replay | None
+
+    @property
+    def factors(self) -> list[float]:
+        """The same, then those of the replay."""
+        return self.own_factors if self.replay is None else self.replay.factors(self.own_factors)
 
     def repeated(self, times: int) -> _Shown:
         """The same, with everything of train that many times in an epoch."""
         train = self.train.subset(self.train.images * times)
-        return replace(self, train=train, factors=self.factors * times)
+        return replace(self, train=train, own_factors=self.own_factors * times)
 
     def summary(self) -> str:
         """What an epoch is made of."""
         images = self.train.images
-        empty = sum(f for f, image in zip(self.factors, images, strict=True) if image.is_good)
-        total = epoch_length(self.factors)
+        empty = sum(f for f, image in zip(self.own_factors, images, strict=True) if image.is_good)
+        total = epoch_length(self.own_factors)
         return (
             f"pictures {self.tiling}: an epoch shows {total} of {len(images)} windows, "
             f"{round(total - empty)} of them with defects; val has {len(self.val.images)}"
         )
 
 
-def _shown(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> _Shown:
+def _shown(splits: dict[str, Dataset], config: FinetuneYoloConfig, replay: Replay | None) -> _Shown:
     train, val, tiling = splits["train"], splits["val"], _tiling(config)
     if tiling is None:
-        return _Shown(train, val, picture_factors(train, config.sampling), None)
+        return _Shown(train, val, picture_factors(train, config.sampling), None, replay)
     train, val = tile_dataset(train, tiling), tile_dataset(val, tiling)
     factors = window_factors(train, config.sampling, config.tile_background)
-    return _Shown(train, val, factors, tiling)
+    return _Shown(train, val, factors, tiling, replay)
 
 
 def _reporter(run: RunFolder, epochs: int) -> Callable[[Epoch], None]:

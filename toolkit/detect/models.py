@@ -46,6 +46,14 @@ class _MixedPrecision(nn.Module):
 class MixedWorldModel(_MixedPrecision, WorldModel):  # type: ignore[misc]
     """YOLO-World in mixed precision."""
 
+    def get_text_pe(self, text: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Refuse: the one place where ultralytics would install CLIP and ask it for embeddings.
+
+        Here they are handed in: see ``set_classes``, ``toolkit.detect.prompts`` for phrases, and
+        ``OfflineWorldTrainer`` for those of training.
+        """
+        raise RuntimeError(f"ultralytics asked for CLIP: set class embeddings of {text!r} instead")
+
 
 class MixedDetectionModel(_MixedPrecision, DetectionModel):  # type: ignore[misc]
     """A plain YOLO in mixed precision."""

@@ -65,6 +65,7 @@ class RunModel:
         pretrained: whether it has seen procedural pictures alone.
         arch: ``WORLD``, or the name of a plain detector.
         tile: how its training pictures were cut; None where they were not.
+        open_vocabulary: whether fine-tuning kept it open.
     """
 
     model: DetectionModel
@@ -75,6 +76,7 @@ class RunModel:
     pretrained: bool = False
     arch: str = WORLD
     tile: Tiling | None = None
+    open_vocabulary: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,6 +119,7 @@ def save_description(run: RunFolder, trained: RunModel) -> None:
             "image_size": trained.image_size,
             "source": trained.source,
             "reparameterised": is_reparameterised(trained.model),
+            "open_vocabulary": trained.open_vocabulary,
             **({} if trained.tile is None else {"tile": asdict(trained.tile)}),
         }
     )
@@ -187,7 +190,8 @@ def _load_run(root: Path) -> RunModel:
         ) from error
     model.eval()
     pretrained = is_run_of(root, PRETRAIN)
-    return RunModel(model, scale, embeddings, image_size, source, pretrained, arch, tile)
+    is_open = bool(description.get("open_vocabulary"))
+    return RunModel(model, scale, embeddings, image_size, source, pretrained, arch, tile, is_open)
 
 
 def pack_starter(run: RunFolder, state: dict[str, torch.Tensor]) -> Path:

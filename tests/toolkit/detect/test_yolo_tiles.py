@@ -30,6 +30,7 @@ from toolkit.detect.data import DefectImages, Draw, EpochDraws, data_description
 from toolkit.detect.embeddings import resolve_embeddings
 from toolkit.detect.export import Agreement, _describe
 from toolkit.detect.merging import merge
+from toolkit.detect.models import build_model, set_classes
 from toolkit.detect.size import suggest_image_size
 from toolkit.detect.tiled_data import TiledImages
 from toolkit.detect.tiles import (
@@ -41,7 +42,7 @@ from toolkit.detect.tiles import (
     tiling_for,
     window_factors,
 )
-from toolkit.detect.weights import RunModel, build_model, load_trained, set_classes
+from toolkit.detect.weights import RunModel, load_trained
 from toolkit.images import read_image
 from toolkit.predict import predict
 from toolkit.predictions import read_card, read_results
