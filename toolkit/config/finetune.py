@@ -14,6 +14,7 @@ from toolkit.config.base import (
     ImageSize,
     NotNegative,
     Positive,
+    Trackers,
     check_stride,
 )
 
@@ -70,6 +71,8 @@ class FinetuneYoloConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 2
     """Processes that load images."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
     trust: bool = False
@@ -130,6 +133,8 @@ class FinetuneSamConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 2
     """Threads that load images."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
 
@@ -180,6 +185,8 @@ class FinetuneClassifierConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 2
     """Threads that load images."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
 

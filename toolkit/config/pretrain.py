@@ -14,6 +14,7 @@ from toolkit.config.base import (
     ImageSize,
     NotNegative,
     Positive,
+    Trackers,
     check_stride,
 )
 
@@ -49,6 +50,8 @@ class PretrainConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 1
     """Processes that draw pictures."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
 

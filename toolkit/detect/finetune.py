@@ -38,7 +38,7 @@ from toolkit.runs import RunFolder
 from toolkit.sampling import epoch_length, picture_factors
 from toolkit.training import check_resumable, trim_log
 
-FREE_ON_RESUME = ("device", "workers", "resume", "confidence")
+FREE_ON_RESUME = ("device", "workers", "resume", "confidence", "track")
 """Fields that may differ when a run goes on."""
 
 
@@ -84,8 +84,10 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
         f"{', '.join(embeddings.names)}."
     )
     if done is None or not done.progress["stopped"]:
-        trim_log(run, done.epochs if done else 0)
-        _train(config, image_size, splits, start, embeddings, device, run)
+        epochs = done.epochs if done else 0
+        trim_log(run, epochs)
+        with run.tracked(epochs):
+            _train(config, image_size, splits, start, embeddings, device, run)
     detector = Detector.load(run.root, device, confidence=config.confidence)
     results = {
         split: predict_dataset(detector, dataset, batch=config.batch)
