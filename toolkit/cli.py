@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,10 +139,12 @@ def _run(
 ) -> int:
     from toolkit import console
     from toolkit.config import build
+    from toolkit.processes import place
 
     console.set_quiet(quiet or as_json)
     settings = build(config, file, flags)
-    return command.print(settings, command.run(settings), as_json=as_json)
+    result = command.run(settings)
+    return command.print(settings, result, as_json=as_json) if place().leads else 0
 
 
 @click.group(
@@ -190,5 +193,9 @@ def _terminate(signum: int, _frame: object) -> None:
 
 
 def _fail(message: str, code: int) -> int:
+    from toolkit.processes import place
+
+    if place().local_rank > 0:  # what all processes found wrong is said by the first
+        time.sleep(2)
     click.echo("error: " + " ".join(message.split()), err=True)
     return code

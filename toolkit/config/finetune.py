@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from toolkit.config.base import (
     Config,
     Device,
+    Devices,
     Fraction,
     ImageSize,
     NotNegative,
@@ -44,7 +45,7 @@ class FinetuneYoloConfig(Config):
     """Pixels of the longer side that the network sees, a multiple of 32; auto: so many that
     nineteen defects in twenty keep 8, at most 1280."""
     batch: Positive = 16
-    """Images per optimiser step."""
+    """Images per optimiser step, of all devices together."""
     repeat: Positive = 1
     """Times each training image counts in an epoch: fewer validations where images are few."""
     sampling: Literal["uniform", "repeat-factor"] = "uniform"
@@ -67,10 +68,10 @@ class FinetuneYoloConfig(Config):
     """Lowest score that predictions keep; thresholds are chosen later, on val."""
     resume: bool = False
     """Go on from the last whole epoch of the run folder."""
-    device: Device = "auto"
-    """auto, cpu, mps, cuda or cuda:N."""
+    device: Devices = "auto"
+    """auto, cpu, mps, cuda, cuda:N, or several (cuda:0,cuda:1) that share each batch."""
     workers: NotNegative = 2
-    """Processes that load images."""
+    """Processes that load images, for each device."""
     track: Trackers = ()
     """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0

@@ -34,6 +34,7 @@ from toolkit.detect.weights import (
 from toolkit.devices import resolve_device
 from toolkit.images import read_image
 from toolkit.predictions import PredictionCard, write_predictions
+from toolkit.processes import Place, check_batch, joined, launch, mean_of_all, own_device, to_launch
 from toolkit.runs import RunFolder
 from toolkit.sampling import epoch_length, picture_factors
 from toolkit.training import check_resumable, trim_log
@@ -47,7 +48,9 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
 
     The model of the epoch with the best AP on val is kept. Afterwards it finds the classes of the
     dataset and no others: fine-tuning closes the vocabulary. A run that was stopped goes on
-    (``resume``) to the same weights, on the same processor.
+    (``resume``) to the same weights, on the same processor and with as many processes.
+
+    Several devices share each batch, a process each; so do the processes that ``torchrun`` started.
 
     Returns:
         the run: ``checkpoints/`` (``best.safetensors``, ``embeddings.safetensors``,
@@ -55,27 +58,46 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
 
     Raises:
         InputError: the data, the weights or the embeddings cannot be used, the run folder is taken,
-            or training diverged.
+            training diverged, or a process of several was killed.
     """
-    device = resolve_device(config.device)
+    devices = to_launch(config.device)
+    if devices:
+        check_batch(config.batch, len(devices))
+        for name in devices:
+            resolve_device(name)
+        launch("toolkit.detect:finetune_yolo", config, devices)
+        return RunFolder(config.out)
+    device = resolve_device(own_device(config.device))
+    with joined(device) as here:
+        check_batch(config.batch, here.world)
+        return _finetune(config, device, here)
+
+
+def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> RunFolder:
+    if not here.leads:
+        config = config.model_copy(update={"track": ()})
     folder = DatasetFolder.open(config.data, config.fold)
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
-    _check_splits(splits, config)
+    _check_splits(splits, config, here.world)
     image_size = _image_size(config, splits["train"])
     start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
     embeddings = resolve_embeddings(
         splits["train"].categories, config.embeddings, start.embeddings, config.seed
     )
-    _check_pictures(splits)
+    if here.leads:
+        _check_pictures(splits)
     _check_form(config, start, embeddings)
-    run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
+    with here.in_turn():
+        resume = config.resume or not here.leads
+        run = RunFolder.create(config.out, COMMAND, config, resume=resume)
     check_resumable(run, COMMAND, config, FREE_ON_RESUME)
     set_classes(start.model, embeddings)
     if config.mode == "reparam" and not is_reparameterised(start.model):
         reparameterise(start.model)
     state = run.checkpoints / "last.safetensors"
     done = read_state(state) if state.is_file() else None
-    if done is None:
+    _check_shared(run, done.epochs if done else 0, device)
+    if done is None and here.leads:
         fixed = is_reparameterised(start.model)
         save_description(run, start.scale, embeddings, image_size, start.source, fixed)
     note(
@@ -85,9 +107,12 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     )
     if done is None or not done.progress["stopped"]:
         epochs = done.epochs if done else 0
-        trim_log(run, epochs)
+        if here.leads:
+            trim_log(run, epochs)
         with run.tracked(epochs):
             _train(config, image_size, splits, start, embeddings, device, run)
+    if not here.leads:
+        return run
     detector = Detector.load(run.root, device, confidence=config.confidence)
     results = {
         split: predict_dataset(detector, dataset, batch=config.batch)
@@ -202,7 +227,16 @@ def _check_form(
         )
 
 
-def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> None:
+def _check_shared(run: RunFolder, epochs: int, device: torch.device) -> None:
+    """Refuse a run folder that another machine has another one of."""
+    here = torch.tensor(float(epochs), device=device)
+    if mean_of_all(here) != here:
+        raise InputError(
+            f"{run.root}: is not the same on all machines: give a folder that they share"
+        )
+
+
+def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig, processes: int) -> None:
     """Refuse data that cannot be trained on, or whose best epoch could not be chosen."""
     for split, purpose in {"train": "to learn from", "val": "to choose the best epoch on"}.items():
         if split not in splits:
@@ -214,8 +248,9 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
             )
     train = _repeated(splits["train"], config.repeat)
     rest = epoch_length(picture_factors(train, config.sampling)) % config.batch
+    least = {-(-rest // processes), config.batch // processes}
     image_size = config.image_size
-    if image_size != "auto" and image_size < 2 * STRIDE and 1 in (rest, config.batch):
+    if image_size != "auto" and image_size < 2 * STRIDE and 1 in least:
         raise InputError(
             f"image_size {image_size} with a batch of one picture leaves batch "
             "normalisation a single value: use an image_size of 64 or more, or another batch"

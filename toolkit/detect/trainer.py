@@ -8,6 +8,8 @@ The places, in ultralytics 8.4:
   pictures: replaced, the embeddings are handed in.
 - ``get_dataset`` checks ``data.yaml`` and fetches a font: replaced.
 - mixed precision is probed with a model that is downloaded, unless it is bfloat16: so it is that.
+- several processes are known to ultralytics by its own launcher only: each is given one device, and
+  finds the others in ``_build_train_pipeline``.
 - integrations (analytics, the vendor's platform, experiment trackers) are callbacks: none is run.
 """
 
@@ -22,6 +24,7 @@ import torch
 from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.nn.tasks import WorldModel
+from ultralytics.utils.torch_utils import unwrap_model
 
 from converters.dataset import Dataset
 from converters.errors import InputError
@@ -31,6 +34,7 @@ from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.modes import Mode
 from toolkit.detect.state import pack_state, read_state
 from toolkit.detect.weights import ARCHITECTURE
+from toolkit.processes import mean_of_all, place, wrapped
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         on_epoch: called after every epoch.
         on_best: called with the weights (moving average) whenever AP on val is the best so far.
     """
+
+    loss: torch.Tensor
+    tloss: dict[str, torch.Tensor]
 
     def __init__(
         self,
@@ -122,7 +129,8 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
         if mode == "train":
             # Around it lies the loader's own sampler, which starts it again after each pass.
-            self.draws = EpochDraws(self.factors, self.args.seed)
+            here = place()
+            self.draws = EpochDraws(self.factors, self.args.seed, rank=here.rank, world=here.world)
             loader.batch_sampler.sampler.sampler = self.draws
         return loader
 
@@ -139,16 +147,19 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
                 f"a batch of {self.asked_batch} pictures of {self.args.imgsz} pixels does not fit "
                 f"into the memory of {self.device}: give --batch {self.batch_size}"
             )
+        if place().world > 1:
+            self.world_size = place().world
+            self.model = wrapped(self.model, self.device)
         super()._build_train_pipeline()
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add what the classes of the batch are asked for with."""
         if self.mode == "reparam":
             batch = super(WorldTrainer, self).preprocess_batch(batch)
-            batch["txt_feats"] = self.model.txt_feats.to(self.device)
+            batch["txt_feats"] = unwrap_model(self.model).txt_feats.to(self.device)
             return batch
         if self.mode == "prompt":
-            unit = torch.nn.functional.normalize(self.model.prompts, dim=-1)
+            unit = torch.nn.functional.normalize(unwrap_model(self.model).prompts, dim=-1)
             self.text_embeddings = {prompt_name(i): vector for i, vector in enumerate(unit)}
         prepared: dict[str, Any] = super().preprocess_batch(batch)
         return prepared
@@ -163,7 +174,7 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         if not self.state.is_file():
             return
         found = read_state(self.state)
-        found.restore(self.model, self.ema, self.optimizer)
+        found.restore(unwrap_model(self.model), self.ema, self.optimizer)
         self.best_fitness = found.progress["best_fitness"]
         self.stopper.best_fitness = found.progress["stopper_best"]
         self.stopper.best_epoch = found.progress["best_epoch"]
@@ -178,6 +189,8 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
         Raises:
             InputError: the training loss is not a number any more.
         """
+        self.loss = mean_of_all(self.loss)
+        self.tloss = {name: mean_of_all(value) for name, value in self.tloss.items()}
         if not torch.isfinite(self.loss):
             raise InputError(
                 f"training diverged in epoch {self.epoch + 1}: the loss is not a number: "
@@ -214,7 +227,8 @@ class OfflineWorldTrainer(WorldTrainer):  # type: ignore[misc]
             "stopper_best": float(self.stopper.best_fitness),
             "best_epoch": self.stopper.best_epoch,
         }
-        write_bytes(self.state, pack_state(self.model, self.ema, self.optimizer, progress))
+        model = unwrap_model(self.model)
+        write_bytes(self.state, pack_state(model, self.ema, self.optimizer, progress))
         return True
 
     def final_eval(self) -> None:
