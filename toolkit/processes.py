@@ -10,6 +10,7 @@ package, and knows one machine only.
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 import re
@@ -169,9 +170,8 @@ def joined(device: torch.device) -> Iterator[Place]:
     torch.set_num_threads(max(1, threads // here.local_world))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    own = not distributed.is_initialized()
     try:
-        if own:
+        if not distributed.is_initialized():  # once: the addresses of a first group would stay
             distributed.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
                 init_method=os.environ.get(_RENDEZVOUS, "env://"),
@@ -180,14 +180,17 @@ def joined(device: torch.device) -> Iterator[Place]:
                 timeout=LONGEST_WAIT,
                 device_id=device if device.type == "cuda" else None,
             )
+            atexit.register(distributed.destroy_process_group)
         yield here
-    except RuntimeError as error:  # torch's own kinds are of this one
-        if isinstance(error, distributed.DistBackendError) or _LOST.search(str(error)):
+    except BaseException as error:
+        # Leaving the group in order would wait for processes that may be gone.
+        atexit.unregister(distributed.destroy_process_group)
+        lost = isinstance(error, RuntimeError) and _LOST.search(str(error))
+        if lost or isinstance(error, distributed.DistBackendError):
             raise LostError("another process of this training ended: see what it said") from error
         raise
-    if own:  # not after an error: that would wait for processes that are gone
-        distributed.destroy_process_group()
-    torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
