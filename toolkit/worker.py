@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -54,6 +55,7 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_quiet(bool(os.environ.get("TOOLKIT_QUIET")))
     sys.exit(work(sys.argv[1], sys.argv[2], Path(os.environ["TMPDIR"])))
