@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     # numpy's matrices are small here: the threads of its BLAS would cost more than they bring.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from converters.errors import InputError
+    from toolkit.processes import ENDED_ALONE, LostError
 
     try:
         code = cli.main(arguments, prog_name="toolkit", standalone_mode=False)
@@ -177,6 +177,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = 2
     except click.ClickException as error:
         code = _fail(error.format_message(), 2)
+    except LostError:
+        code = ENDED_ALONE
     except InputError as error:
         code = _fail(str(error), 2)
     except OSError as error:
@@ -193,9 +195,8 @@ def _terminate(signum: int, _frame: object) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    from toolkit.processes import place
+    from toolkit.processes import first_to_say
 
-    if place().local_rank > 0:  # what all processes found wrong is said by the first
-        time.sleep(2)
-    click.echo("error: " + " ".join(message.split()), err=True)
+    if first_to_say(message):
+        click.echo("error: " + " ".join(message.split()), err=True)
     return code

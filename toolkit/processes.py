@@ -109,21 +109,23 @@ def own_device(device: str) -> str:
     """Of what the user named, that which this process runs on.
 
     Raises:
-        InputError: there are not as many as processes on this machine.
+        InputError: there are not as many as processes on this machine, or one is not there.
     """
     here = place()
     names = device.split(",")
     if here.world == 1:
         return device
-    if len(names) == here.local_world and len(names) > 1:
-        return names[here.local_rank]
-    if device == "cpu":
-        return device
-    if device in ("auto", "cuda"):
-        import torch
+    from toolkit.devices import resolve_device
 
-        gpus = device == "cuda" or torch.cuda.is_available()
-        return f"cuda:{here.local_rank}" if gpus else "cpu"
+    if device in ("auto", "cuda"):
+        kind = resolve_device(device).type
+        names = [f"cuda:{i}" if kind == "cuda" else kind for i in range(here.local_world)]
+    elif device == "cpu":
+        names = ["cpu"] * here.local_world
+    if len(names) == here.local_world:
+        for name in names:  # all of them, so that all processes find the same ones missing
+            resolve_device(name)
+        return names[here.local_rank]
     raise InputError(
         f"device {device}: {here.local_world} processes on this machine cannot share it: "
         "give cuda, or one device for each, as cuda:0,cuda:1"
@@ -191,6 +193,18 @@ def joined(device: torch.device) -> Iterator[Place]:
         raise
     finally:
         torch.set_num_threads(threads)
+
+
+def first_to_say(what: str) -> bool:
+    """Whether no other process has said this: what is wrong for all is told once."""
+    if place().world == 1 or "torch.distributed" not in sys.modules:
+        return place().local_rank == 0
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return place().local_rank == 0
+    store = distributed.distributed_c10d._get_default_store()
+    return bool(store.add(f"said: {what}", 1) == 1)
 
 
 def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
@@ -272,6 +286,8 @@ def _environment(folder: Path, rank: int, world: int) -> dict[str, str]:
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(world),
         _RENDEZVOUS: (folder / "rendezvous").as_uri(),
+        # Not a word per process on weights that got no gradient: see ``wrapped``.
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         "TMPDIR": str(folder),  # what processes that are ended leave goes with it
         "TOOLKIT_QUIET": "1" if is_quiet() else "",
     }

@@ -212,13 +212,18 @@ def test_what_several_processes_cannot_do_is_refused(
     for name, value in here.items():
         monkeypatch.setenv(name, value)
     assert place().rank == 3 and not place().leads
-    assert [own_device(name) for name in ("cpu", "cuda", "cuda:4,cuda:6")] == [
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [own_device(name) for name in ("cpu", "cuda", "auto", "cuda:4,cuda:6")] == [
         "cpu",
+        "cuda:1",
         "cuda:1",
         "cuda:6",
     ]
     with pytest.raises(InputError, match="device cuda:0: 2 processes on this machine cannot share"):
         own_device("cuda:0")
+    with pytest.raises(InputError, match="device cuda:8: PyTorch sees 8"):  # of the other process
+        own_device("cuda:8,cuda:1")
 
 
 FUNCTIONS = """
