@@ -99,19 +99,10 @@ for options, stops in json.loads(sys.argv[1]):
 """Fine-tunes several times, and writes what each process was shown and came to."""
 
 
-def _python(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=_environment(),
-        timeout=400,
-    )
-
-
 def test_two_processes_train_one_model(
-    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+    make_dataset: MakeDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """One test for what takes one long run: under torchrun, stopped in epoch 2 and resumed."""
     data = make_dataset(good=2, per_kind=3)  # one batch per epoch
@@ -122,8 +113,15 @@ def test_two_processes_train_one_model(
         (_options(data, "part", resume=True), False),
         (_options(data, "prompt", mode="prompt", epochs=1), False),
     ]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    done = _python(*torchrun, str(program), json.dumps(runs))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(program), json.dumps(runs)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(),
+        timeout=400,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1/2") == done.stderr.count("epoch 2/2") == 1  # one speaks
     part = data.parent / "part"
@@ -154,22 +152,20 @@ def test_two_processes_train_one_model(
     assert [draw for step in zip(*parts, strict=True) for draw in step] == shown
 
     # A run that nobody stopped, in processes that we start, comes to the very weights.
-    options = _options(data, "whole", device="cpu,cpu", track="tensorboard")
-    flags = [word for n, v in options.items() for word in (f"--{n.replace('_', '-')}", str(v))]
-    done = _python("-m", "toolkit", "finetune", "yolo", *flags)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done; score it") == done.stderr.count("epoch 2/2") == 1
-    run = data.parent / "whole"
-    whole, resumed = (load_file(r / "checkpoints" / "best.safetensors") for r in (run, part))
+    options = _options(data, "whole", device="cpu,cpu", track=["tensorboard"])
+    capfd.readouterr()
+    run = finetune_yolo(FinetuneYoloConfig(**options))
+    assert capfd.readouterr().err.count("epoch 2/2") == 1
+    whole, resumed = (load_file(r / "checkpoints/best.safetensors") for r in (run.root, part))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert "device: cpu,cpu" in (run / "config.yaml").read_text()
-    assert len(list((run / "tensorboard").iterdir())) == 1
-    assert (run / "predictions" / "test.json").is_file()
+    assert run.config()["device"] == "cpu,cpu"
+    assert len(list((run.root / "tensorboard").iterdir())) == 1
+    assert (run.predictions / "test.json").is_file()
 
-    # What goes wrong in them is one line.
-    again = _python("-m", "toolkit", "finetune", "yolo", *flags)
-    assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr == f"error: {run}: exists and is not empty: choose another run folder\n"
+    # What goes wrong in them is raised here, once.
+    with pytest.raises(InputError, match=r"^[^\n]*whole: exists and is not empty: choose another"):
+        finetune_yolo(FinetuneYoloConfig(**options))
+    assert capfd.readouterr().err == ""
 
 
 def test_what_several_processes_cannot_do_is_refused(
