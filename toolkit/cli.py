@@ -139,10 +139,12 @@ def _run(
 ) -> int:
     from toolkit import console
     from toolkit.config import build
+    from toolkit.processes import place
 
     console.set_quiet(quiet or as_json)
     settings = build(config, file, flags)
-    return command.print(settings, command.run(settings), as_json=as_json)
+    result = command.run(settings)
+    return command.print(settings, result, as_json=as_json) if place().leads else 0
 
 
 @click.group(
@@ -163,6 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     # numpy's matrices are small here: the threads of its BLAS would cost more than they bring.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from converters.errors import InputError
+    from toolkit.processes import ENDED_ALONE, LostError
 
     try:
         code = cli.main(arguments, prog_name="toolkit", standalone_mode=False)
@@ -175,6 +178,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = 2
     except click.ClickException as error:
         code = _fail(error.format_message(), 2)
+    except LostError:
+        code = ENDED_ALONE
     except InputError as error:
         code = _fail(str(error), 2)
     except OSError as error:
@@ -191,5 +196,8 @@ def _terminate(signum: int, _frame: object) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    from toolkit.processes import first_to_say
+
+    if first_to_say(message):
+        click.echo("error: " + " ".join(message.split()), err=True)
     return code

@@ -15,7 +15,7 @@ from toolkit.training import Schedule
 
 B = TypeVar("B")
 
-FREE_ON_RESUME = ("device", "workers", "resume")
+FREE_ON_RESUME = ("device", "workers", "resume", "track")
 """Fields that may differ when a run goes on: they do not change what is learnt."""
 
 

@@ -8,13 +8,16 @@
       checkpoints/      best.safetensors, last.safetensors (+ state to resume), model.json
       predictions/      val.json, test.json (of a classifier {val,test}_images.csv), card.yaml
       metrics.json      written by `toolkit evaluate`
+
+and what trackers write: see ``toolkit.trackers``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import yaml
 from converters.errors import InputError
 from converters.files import write_json, write_text
 from toolkit.config import Config
+from toolkit.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -31,19 +35,21 @@ class RunFolder:
 
     Attributes:
         root: the folder.
+        trackers: what else is told of every record of the log.
     """
 
     root: Path
+    trackers: Trackers = field(default_factory=Trackers, repr=False, compare=False)
 
     @classmethod
     def create(cls, root: Path, command: str, config: Config, *, resume: bool = False) -> RunFolder:
         """Make a run folder and write its configuration.
 
         Raises:
-            InputError: it exists and holds a run already (and ``resume`` is not set), or it
-                cannot be written to.
+            InputError: it exists and holds a run already (and ``resume`` is not set), it cannot be
+                written to, or a tracker is not installed.
         """
-        run = cls(root)
+        run = cls(root, Trackers(getattr(config, "track", ())))
         if (root / "config.yaml").exists() and resume:
             return run
         if root.is_file() or (root.is_dir() and any(root.iterdir())):
@@ -91,9 +97,15 @@ class RunFolder:
         return content
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one record to ``log.jsonl``."""
+        """Append one record to ``log.jsonl``, and pass it on while the run is ``tracked``."""
         with (self.root / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self.trackers.log(record)
+
+    def tracked(self, epochs: int) -> AbstractContextManager[None]:
+        """Pass on what is logged inside to the trackers; ``epochs`` are done already."""
+        config = self.config() if (self.root / "config.yaml").is_file() else {}
+        return self.trackers.follow(self.root, config, epochs)
 
     def write_model(self, description: dict[str, Any]) -> None:
         """Write ``checkpoints/model.json``: what is needed to build the model again."""

@@ -121,7 +121,7 @@ def fit(task: Task[B], schedule: Schedule, run: RunFolder, *, resume: bool = Fal
 
     Raises:
         InputError: the state to resume from is damaged or of another model; the loss is no longer
-            finite.
+            finite; a tracker cannot start.
     """
     optimizer = _optimizer(task.model, schedule)
     state = run.checkpoints / "last.safetensors"
@@ -131,6 +131,20 @@ def fit(task: Task[B], schedule: Schedule, run: RunFolder, *, resume: bool = Fal
         progress = _load_state(state, task.model, optimizer, average)
         note(f"resuming after epoch {progress.epoch} of {schedule.epochs}")
     trim_log(run, progress.epoch)
+    with run.tracked(progress.epoch):
+        return _epochs(task, schedule, run, optimizer, average, progress)
+
+
+def _epochs(
+    task: Task[B],
+    schedule: Schedule,
+    run: RunFolder,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    progress: Progress,
+) -> Progress:
+    """The epochs that are left."""
+    state = run.checkpoints / "last.safetensors"
     while progress.epoch < schedule.epochs:
         if progress.epoch - progress.best_epoch >= schedule.patience:
             note(f"no better {schedule.score} for {schedule.patience} epochs: stopping")

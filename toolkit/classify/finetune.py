@@ -24,7 +24,7 @@ from toolkit.sampling import picture_factors
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, check_resumable, fit
 
-FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume")
+FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track")
 
 
 def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,9 +15,13 @@ from toolkit.architectures import PLAIN, WORLD
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Devices = Annotated[
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+|cpu(,cpu)+)$")
+]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 NotNegativeNumber = Annotated[float, Field(ge=0)]
+Trackers = tuple[Literal["tensorboard", "mlflow", "wandb"], ...]
 ImageSize = Annotated[int, Field(ge=32, le=8192)]
 Overlap = Annotated[float, Field(ge=0, le=0.9)]
 

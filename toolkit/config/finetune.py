@@ -11,12 +11,14 @@ from toolkit.architectures import WORLD
 from toolkit.config.base import (
     Config,
     Device,
+    Devices,
     Fraction,
     ImageSize,
     NotNegative,
     NotNegativeNumber,
     Overlap,
     Positive,
+    Trackers,
     check_architecture,
     check_stride,
 )
@@ -73,7 +75,7 @@ class FinetuneYoloConfig(Config):
     tile_background: NotNegativeNumber = 1.0
     """Windows without defects in an epoch, for each with one, at most."""
     batch: Positive = 16
-    """Images, or windows of them, per optimiser step."""
+    """Images, or windows of them, per optimiser step, of all devices together."""
     repeat: Positive = 1
     """Times each training image counts in an epoch: fewer validations where images are few."""
     sampling: Literal["uniform", "repeat-factor"] = "uniform"
@@ -97,10 +99,12 @@ class FinetuneYoloConfig(Config):
     """Lowest score that predictions keep; thresholds are chosen later, on val."""
     resume: bool = False
     """Go on from the last whole epoch of the run folder."""
-    device: Device = "auto"
-    """auto, cpu, mps, cuda or cuda:N."""
+    device: Devices = "auto"
+    """auto, cpu, mps, cuda, cuda:N, or several (cuda:0,cuda:1) that share each batch."""
     workers: NotNegative = 2
-    """Processes that load images."""
+    """Processes that load images, for each device."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
     trust: bool = False
@@ -205,6 +209,8 @@ class FinetuneSamConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 2
     """Threads that load images."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
 
@@ -255,6 +261,8 @@ class FinetuneClassifierConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 2
     """Threads that load images."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
 

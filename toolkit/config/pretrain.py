@@ -15,6 +15,7 @@ from toolkit.config.base import (
     ImageSize,
     NotNegative,
     Positive,
+    Trackers,
     check_architecture,
     check_stride,
 )
@@ -51,6 +52,8 @@ class PretrainConfig(Config):
     """auto, cpu, mps, cuda or cuda:N."""
     workers: NotNegative = 1
     """Processes that draw pictures."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
 

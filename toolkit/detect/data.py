@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -57,15 +57,21 @@ class EpochDraws(torch.utils.data.Sampler[Draw]):
         factors: how often each picture comes on average.
         seed: of everything random.
         epoch: the next one to draw, from 0.
+        rank, world: which of how many processes draws. All see the same epoch and take turns, so
+            that their batches together are the batch of one process; where it cannot be shared out
+            evenly, the first pictures come once more.
     """
 
-    def __init__(self, factors: Sequence[float], seed: int, epoch: int = 0) -> None:
+    def __init__(
+        self, factors: Sequence[float], seed: int, epoch: int = 0, *, rank: int = 0, world: int = 1
+    ) -> None:
         self._factors, self._seed = factors, seed
+        self._rank, self._world = rank, world
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Pictures in an epoch."""
-        return epoch_length(self._factors)
+        """Pictures in an epoch, of this process."""
+        return -(-epoch_length(self._factors) // self._world)
 
     def __iter__(self) -> Iterator[Draw]:
         """Draw the next epoch."""
@@ -73,7 +79,8 @@ class EpochDraws(torch.utils.data.Sampler[Draw]):
         self.epoch += 1
         order = draw_epoch(self._factors, rng)
         seeds = rng.integers(0, 2**32, len(order))
-        yield from (Draw(*pair) for pair in zip(order.tolist(), seeds.tolist(), strict=True))
+        draws = [Draw(*pair) for pair in zip(order.tolist(), seeds.tolist(), strict=True)]
+        yield from islice(cycle(draws), self._rank, len(self) * self._world, self._world)
 
 
 class DefectImages(YOLOMultiModalDataset):  # type: ignore[misc]

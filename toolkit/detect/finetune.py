@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -22,6 +21,7 @@ from toolkit.detect.checkpoints import load_plain_start, load_starting_point
 from toolkit.detect.data import STRIDE
 from toolkit.detect.detector import Detector, predict_dataset
 from toolkit.detect.embeddings import ClassEmbeddings
+from toolkit.detect.material import Material, training_material
 from toolkit.detect.models import set_classes
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
@@ -29,7 +29,6 @@ from toolkit.detect.open_vocabulary import OpenVocabularyTrainer, Replay, choose
 from toolkit.detect.recipe import in_epochs, training_arguments
 from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
-from toolkit.detect.tiles import Tiling, tile_dataset, window_factors
 from toolkit.detect.trainer import (
     Epoch,
     OfflinePlainTrainer,
@@ -47,11 +46,12 @@ from toolkit.detect.weights import (
 from toolkit.devices import resolve_device
 from toolkit.images import read_image
 from toolkit.predictions import PredictionCard, write_predictions
+from toolkit.processes import Place, check_batch, joined, launch, mean_of_all, own_device, to_launch
 from toolkit.runs import RunFolder
-from toolkit.sampling import epoch_length, picture_factors
+from toolkit.sampling import epoch_length
 from toolkit.training import check_resumable, trim_log
 
-FREE_ON_RESUME = ("device", "workers", "resume", "confidence")
+FREE_ON_RESUME = ("device", "workers", "resume", "confidence", "track")
 """Fields that may differ when a run goes on."""
 
 Trainer: TypeAlias = OfflineWorldTrainer | OfflinePlainTrainer | OfflineTransformerTrainer
@@ -63,7 +63,9 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
     The model of the epoch with the best AP on val is kept. Afterwards it finds the classes of the
     dataset and no others: fine-tuning closes the vocabulary of YOLO-World, unless
     ``open_vocabulary`` keeps it open, and plain detectors never had one. A run that was stopped
-    goes on (``resume``) to the same weights, on the same processor.
+    goes on (``resume``) to the same weights, on the same processor and with as many processes.
+
+    Several devices share each batch, a process each; so do the processes that ``torchrun`` started.
 
     Returns:
         the run: ``checkpoints/`` (``best.safetensors``, ``model.json``; of YOLO-World
@@ -71,24 +73,44 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
 
     Raises:
         InputError: the data, the weights or the embeddings cannot be used, the run folder is taken,
-            or training diverged.
+            training diverged, or a process of several was killed.
     """
-    device = resolve_device(config.device)
+    devices = to_launch(config.device)
+    if devices:
+        check_batch(config.batch, len(devices))
+        for name in devices:
+            resolve_device(name)
+        launch("toolkit.detect:finetune_yolo", config, devices)
+        return RunFolder(config.out)
+    device = resolve_device(own_device(config.device))
+    with joined(device) as here:
+        check_batch(config.batch, here.world)
+        return _finetune(config, device, here)
+
+
+def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> RunFolder:
+    if not here.leads:
+        config = config.model_copy(update={"track": ()})
     folder = DatasetFolder.open(config.data, config.fold)
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
     _check_splits(splits, config)
     asked = config
     start, embeddings, replay = _start(config, splits)
-    once = _shown(splits, config, replay)
+    once = training_material(splits, config, replay)
     config = in_epochs(config, epoch_length(once.factors))
     shown = once.repeated(config.repeat)
     image_size = _image_size(config, splits["train"])
-    _check_last_batch(config, epoch_length(shown.factors), image_size)
-    _check_pictures(splits if shown.replay is None else {**splits, "replay": shown.replay.train})
-    run = RunFolder.create(config.out, COMMAND, asked, resume=config.resume)
+    _check_last_batch(config, epoch_length(shown.factors), image_size, here.world)
+    if here.leads:
+        _check_pictures(splits if replay is None else {**splits, "replay": replay.train})
+    with here.in_turn():
+        resume = config.resume or not here.leads
+        run = RunFolder.create(config.out, COMMAND, asked, resume=resume)
     check_resumable(run, COMMAND, asked, FREE_ON_RESUME)
     state = run.checkpoints / "last.safetensors"
     done = read_state(state) if state.is_file() else None
+    epochs = done.epochs if done else 0
+    _check_shared(run, epochs, device)
     model = RunModel(
         start.model,
         start.scale,
@@ -96,15 +118,19 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
         image_size,
         start.source,
         arch=start.arch,
-        tile=_tiling(config),
+        tile=shown.tiling,
         open_vocabulary=config.open_vocabulary,
     )
-    if done is None:
+    if done is None and here.leads:
         save_description(run, model)
     _announce(model, replay, device)
     if done is None or not done.progress["stopped"]:
-        trim_log(run, done.epochs if done else 0)
-        _train(config, image_size, shown, start, embeddings, device, run)
+        if here.leads:
+            trim_log(run, epochs)
+        with run.tracked(epochs):
+            _train(config, image_size, shown, start, embeddings, device, run)
+    if not here.leads:
+        return run
     detector = Detector.load(run.root, device, confidence=config.confidence)
     results = {
         split: predict_dataset(detector, dataset, batch=config.batch)
@@ -151,7 +177,7 @@ def _announce(model: RunModel, replay: Replay | None, device: torch.device) -> N
 def _train(
     config: FinetuneYoloConfig,
     image_size: int,
-    shown: _Shown,
+    shown: Material,
     start: StartingPoint,
     embeddings: ClassEmbeddings | None,
     device: torch.device,
@@ -224,57 +250,6 @@ def _keep_prompts(
     return keep
 
 
-def _tiling(config: FinetuneYoloConfig) -> Tiling | None:
-    return None if config.tile is None else Tiling(config.tile, config.tile_overlap)
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What training sees: pictures, or windows of them.
-
-    Attributes:
-        train, val: of both splits.
-        own_factors: how often an epoch shows each of train, on average.
-        tiling: how pictures were cut; None where they were not.
-        replay: pictures of other classes, shown in between; None for none.
-    """
-
-    train: Dataset
-    val: Dataset
-    own_factors: list[float]
-    tiling: Tiling | None
-    replay: Replay | None
-
-    @property
-    def factors(self) -> list[float]:
-        """The same, then those of the replay."""
-        return self.own_factors if self.replay is None else self.replay.factors(self.own_factors)
-
-    def repeated(self, times: int) -> _Shown:
-        """The same, with everything of train that many times in an epoch."""
-        train = self.train.subset(self.train.images * times)
-        return replace(self, train=train, own_factors=self.own_factors * times)
-
-    def summary(self) -> str:
-        """What an epoch is made of."""
-        images = self.train.images
-        empty = sum(f for f, image in zip(self.own_factors, images, strict=True) if image.is_good)
-        total = epoch_length(self.own_factors)
-        return (
-            f"pictures {self.tiling}: an epoch shows {total} of {len(images)} windows, "
-            f"{round(total - empty)} of them with defects; val has {len(self.val.images)}"
-        )
-
-
-def _shown(splits: dict[str, Dataset], config: FinetuneYoloConfig, replay: Replay | None) -> _Shown:
-    train, val, tiling = splits["train"], splits["val"], _tiling(config)
-    if tiling is None:
-        return _Shown(train, val, picture_factors(train, config.sampling), None, replay)
-    train, val = tile_dataset(train, tiling), tile_dataset(val, tiling)
-    factors = window_factors(train, config.sampling, config.tile_background)
-    return _Shown(train, val, factors, tiling, replay)
-
-
 def _reporter(run: RunFolder, epochs: int) -> Callable[[Epoch], None]:
     """Log every epoch, and tell the user in one line."""
     started = time.monotonic()
@@ -319,6 +294,15 @@ def _check_form(
         )
 
 
+def _check_shared(run: RunFolder, epochs: int, device: torch.device) -> None:
+    """Refuse a run folder that another machine has another one of."""
+    here = torch.tensor(float(epochs), device=device)
+    if mean_of_all(here) != here:
+        raise InputError(
+            f"{run.root}: is not the same on all machines: give a folder that they share"
+        )
+
+
 def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> None:
     """Refuse data that cannot be trained on, or whose best epoch could not be chosen."""
     for split, purpose in {"train": "to learn from", "val": "to choose the best epoch on"}.items():
@@ -331,9 +315,12 @@ def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> Non
             )
 
 
-def _check_last_batch(config: FinetuneYoloConfig, shown: int, image_size: int) -> None:
+def _check_last_batch(
+    config: FinetuneYoloConfig, shown: int, image_size: int, processes: int
+) -> None:
     """Refuse batches of which too little reaches the coarsest layer."""
-    if image_size < 2 * STRIDE and 1 in (shown % config.batch, config.batch):
+    least = {-(-(shown % config.batch) // processes), config.batch // processes}
+    if image_size < 2 * STRIDE and 1 in least:
         raise InputError(
             f"image_size {image_size} with a batch of one picture leaves batch "
             "normalisation a single value: use an image_size of 64 or more, or another batch"

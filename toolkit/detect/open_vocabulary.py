@@ -30,6 +30,7 @@ from torch import Tensor
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.nn.modules import C2fAttn
 from ultralytics.nn.tasks import WorldModel
+from ultralytics.utils.torch_utils import unwrap_model
 
 from converters.dataset import Dataset
 from converters.errors import InputError
@@ -169,8 +170,9 @@ class OpenVocabularyTrainer(OfflineWorldTrainer):
     def resume_training(self, ckpt: None) -> None:
         """Let the model that learns, not its average, have scores for the larger set of classes."""
         super().resume_training(ckpt)
-        self.model.model[-1].nc = self._width
-        self.model.criterion = _OwnClasses(self.model.init_criterion())
+        model = unwrap_model(self.model)
+        model.model[-1].nc = self._width
+        model.criterion = _OwnClasses(model.init_criterion())
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add what each picture is asked for, and which scores are of repeats."""

@@ -8,6 +8,8 @@ The places, in ultralytics 8.4:
   pictures: replaced, the embeddings are handed in.
 - ``get_dataset`` checks ``data.yaml`` and fetches a font: replaced.
 - mixed precision is probed with a model that is downloaded, unless it is bfloat16: so it is that.
+- several processes are known to ultralytics by its own launcher only: each is given one device, and
+  finds the others in ``_build_train_pipeline``.
 - integrations (analytics, the vendor's platform, experiment trackers) are callbacks: none is run.
 """
 
@@ -24,6 +26,7 @@ from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.world import WorldTrainer
 from ultralytics.nn.tasks import DetectionModel, WorldModel
+from ultralytics.utils.torch_utils import unwrap_model
 
 from converters.dataset import Dataset
 from converters.errors import InputError
@@ -33,6 +36,7 @@ from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.modes import Mode
 from toolkit.detect.state import pack_state, read_state
 from toolkit.detect.tiled_data import TiledImages, is_tiled
+from toolkit.processes import mean_of_all, place, wrapped
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
     """Whether the model's classes stand in their order, rather than in each picture's own."""
     squares = False
     """Whether pictures are stretched to squares."""
+
+    loss: torch.Tensor
+    tloss: dict[str, torch.Tensor]
 
     def __init__(
         self,
@@ -124,7 +131,8 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
         loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
         if mode == "train":
             # Around it lies the loader's own sampler, which starts it again after each pass.
-            self.draws = EpochDraws(self.factors, self.args.seed)
+            here = place()
+            self.draws = EpochDraws(self.factors, self.args.seed, rank=here.rank, world=here.world)
             loader.batch_sampler.sampler.sampler = self.draws
         return loader
 
@@ -141,6 +149,9 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
                 f"a batch of {self.asked_batch} pictures of {self.args.imgsz} pixels does not fit "
                 f"into the memory of {self.device}: give --batch {self.batch_size}"
             )
+        if place().world > 1:
+            self.world_size = place().world
+            self.model = wrapped(self.model, self.device)
         super()._build_train_pipeline()
 
     def _close_dataloader_mosaic(self) -> None:
@@ -153,7 +164,7 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
         if not self.state.is_file():
             return
         found = read_state(self.state)
-        found.restore(self.model, self.ema, self.optimizer)
+        found.restore(unwrap_model(self.model), self.ema, self.optimizer)
         self.best_fitness = found.progress["best_fitness"]
         self.stopper.best_fitness = found.progress["stopper_best"]
         self.stopper.best_epoch = found.progress["best_epoch"]
@@ -168,6 +179,8 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
         Raises:
             InputError: the training loss is not a number any more.
         """
+        self.loss = mean_of_all(self.loss)
+        self.tloss = {name: mean_of_all(value) for name, value in self.tloss.items()}
         if not torch.isfinite(self.loss):
             raise InputError(
                 f"training diverged in epoch {self.epoch + 1}: the loss is not a number: "
@@ -199,7 +212,8 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
             "stopper_best": float(self.stopper.best_fitness),
             "best_epoch": self.stopper.best_epoch,
         }
-        write_bytes(self.state, pack_state(self.model, self.ema, self.optimizer, progress))
+        model = unwrap_model(self.model)
+        write_bytes(self.state, pack_state(model, self.ema, self.optimizer, progress))
         return True
 
     def final_eval(self) -> None:
@@ -247,10 +261,10 @@ class OfflineWorldTrainer(_Offline, WorldTrainer):  # type: ignore[misc]
         """Add what the classes of the batch are asked for with."""
         if self.mode == "reparam":
             batch = super(WorldTrainer, self).preprocess_batch(batch)
-            batch["txt_feats"] = self.model.txt_feats.to(self.device)
+            batch["txt_feats"] = unwrap_model(self.model).txt_feats.to(self.device)
             return batch
         if self.mode == "prompt":
-            unit = torch.nn.functional.normalize(self.model.prompts, dim=-1)
+            unit = torch.nn.functional.normalize(unwrap_model(self.model).prompts, dim=-1)
             self.text_embeddings = {prompt_name(i): vector for i, vector in enumerate(unit)}
         prepared: dict[str, Any] = super().preprocess_batch(batch)
         return prepared

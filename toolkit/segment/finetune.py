@@ -23,7 +23,7 @@ from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, check_resumable, fit
 
-FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume")
+FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track")
 
 
 def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
