@@ -2,12 +2,15 @@
 
     python -m benchmarks.detectors OUT MAGNETIC_TILE [--budget 1200] [--steps 240] [--set tile=160]
 
-YOLO-World n, yolov8n and yolo11n are pretrained on procedural pictures for the same number of
-steps (`toolkit pretrain yolo --arch …`). From there each is fine-tuned on the first three of five
-folds for the same number of steps: YOLO-World in each of its modes, the plain ones whole. Epochs
-are chosen on the fold's val pictures, figures are pooled over the three folds' test pictures,
-intervals are 95 % bootstrap intervals over photographs, and differences to YOLO-World whole are
-paired, picture by picture. Steps per second include the validation after each epoch.
+Two comparisons. "budget": YOLO-World n, yolov8n and yolo11n are pretrained on procedural pictures
+for the same, small number of steps (`toolkit pretrain yolo --arch …`), and fine-tuned whole from
+there. "starter": YOLO-World n is fine-tuned in each of its modes from the starter, and yolov8n from
+those 315 of its 355 tensors that the starter has; yolo11n shares none with it.
+
+All are fine-tuned on the first three of five folds for the same number of steps. Epochs are chosen
+on the fold's val pictures, figures are pooled over the three folds' test pictures, intervals are
+95 % bootstrap intervals over photographs, and differences to YOLO-World whole from the same start
+are paired, picture by picture. Steps per second include the validation after each epoch.
 
 A run that is finished is not repeated, and one that was stopped goes on. The table lies in
 OUT/detectors.md.
@@ -37,15 +40,15 @@ from toolkit.predictions import read_card, read_results
 
 FIGURE = "box.AP50"
 MODES = ("full", "freeze-backbone", "prompt", "reparam")
-PLAIN = ("yolov8n", "yolo11n")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A detector and what of it learns."""
+    """A detector, what it starts from, and what of it learns."""
 
+    start: str
     arch: str
-    mode: str
+    mode: str = "full"
 
     @property
     def name(self) -> str:
@@ -55,10 +58,14 @@ class Arm:
     @property
     def slug(self) -> str:
         """In the names of folders."""
-        return f"world-{self.mode}" if self.arch == WORLD else self.arch
+        return f"{self.start}-" + (f"world-{self.mode}" if self.arch == WORLD else self.arch)
 
 
-ARMS = (*(Arm(WORLD, mode) for mode in MODES), *(Arm(arch, "full") for arch in PLAIN))
+ARMS = (
+    *(Arm("budget", arch) for arch in (WORLD, "yolov8n", "yolo11n")),
+    *(Arm("starter", WORLD, mode) for mode in MODES),
+    Arm("starter", "yolov8n"),
+)
 
 
 def main() -> None:
@@ -69,9 +76,15 @@ def main() -> None:
     data = out / "data" / options.source.name
     prepare(options.source, data, out / "layout" / options.source.name)
     arms = [arm for arm in ARMS if arm.slug in options.arms]
-    trials = [(arm, fold) for fold in options.folds for arm in arms]
+    trials = [
+        (arm, fold)
+        for start in ("budget", "starter")
+        for fold in options.folds
+        for arm in arms
+        if arm.start == start
+    ]
     with ThreadPoolExecutor(options.jobs) as pool:
-        archs = dict.fromkeys(arm.arch for arm in arms)
+        archs = dict.fromkeys(arm.arch for arm in arms if arm.start == "budget")
         list(pool.map(lambda arch: _pretrain(arch, options), archs))
         list(pool.map(lambda trial: _finetune(*trial, data, options), trials))
     text = "\n".join(_table(arms, data, options))
@@ -127,10 +140,11 @@ def _finetune(arm: Arm, fold: int, data: Path, options: argparse.Namespace) -> N
     run = _run(options, arm, fold)
     if (run / "predictions" / "test.json").exists():
         return
+    weights = "starter" if arm.start == "starter" else options.out / "pre" / arm.arch
     others = [word for each in options.set for word in _flag(each)]
     _toolkit(
         options.out, run.name, "finetune", "yolo", "--data", data, "--fold", fold, "--out", run,
-        "--arch", arm.arch, "--mode", arm.mode, "--weights", options.out / "pre" / arm.arch,
+        "--arch", arm.arch, "--mode", arm.mode, "--weights", weights,
         "--steps", options.steps, "--image-size", options.image_size, "--patience", 1000,
         "--workers", 0, "--seed", fold, "--resume", *others,
     )  # fmt: skip
@@ -159,19 +173,19 @@ def _sheet(arm: Arm, data: Path, options: argparse.Namespace) -> Sheet:
 
 def _table(arms: list[Arm], data: Path, options: argparse.Namespace) -> Iterator[str]:
     sheets = {arm: _sheet(arm, data, options) for arm in arms}
-    first, *_ = sheets
-    classes = sheets[first].dataset.categories
-    titles = ["detector", FIGURE, f"difference to {first.name}", *classes, "learn", "steps/s"]
+    classes = next(iter(sheets.values())).dataset.categories
+    titles = ["start", "detector", FIGURE, "difference", *classes, "learn", "steps/s"]
     yield f"| {' | '.join(titles)} |"
-    yield "| --- " * (5 + len(classes)) + "|"
+    yield "| --- " * len(titles) + "|"
     for arm, sheet in sheets.items():
         metrics = sheet.metrics()
-        cells = [_text(metrics.figures[FIGURE])]
+        first = next(other for other in arms if other.start == arm.start)
+        cells = [arm.name, _text(metrics.figures[FIGURE])]
         paired = compare_sheets((first.name, arm.name), sheets[first], sheet).differences[FIGURE]
         cells.append("-" if arm == first else _text(paired.difference, "+"))
         cells += [f"{metrics.per_class[label][FIGURE].value:.3f}" for label in classes]
         cells += [_learning(arm, options), _pace(arm, options)]
-        yield f"| {arm.name} | {' | '.join(cells)} |"
+        yield f"| {arm.start} | {' | '.join(cells)} |"
 
 
 def _learning(arm: Arm, options: argparse.Namespace) -> str:
