@@ -19,7 +19,7 @@ from toolkit.balance.blend import BLENDS, Blend, blend, match_host
 from toolkit.balance.donors import Donor, Turn, draw_turn, turn
 from toolkit.balance.objects import Parts, Pixels
 from toolkit.balance.place import Ground, Placement, find_place
-from toolkit.balance.regions import Region, region_of, tight_region, without
+from toolkit.regions import Region, region_of, tight_region, without
 
 Blending: TypeAlias = Literal["hard", "feather", "poisson", "mixed"]
 """A way of blending, or a new one for every paste."""

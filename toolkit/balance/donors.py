@@ -10,7 +10,7 @@ import numpy as np
 
 from converters.dataset import BinaryMask, Image
 from toolkit.balance.objects import Pixels
-from toolkit.balance.regions import region_of, within
+from toolkit.regions import region_of, within
 
 _SURROUNDINGS = 0.5
 """Width of what is cut out around a defect, as a share of its longer side."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from converters.dataset import BinaryMask, Instance
-from toolkit.balance.regions import region_of
+from toolkit.regions import region_of
 
 LARGE = 0.25
 """Share of the part from which the typical instance of a class is a state of it."""

@@ -16,7 +16,7 @@ from converters.dataset import BinaryMask, Image, Instance
 from converters.files import write_bytes
 from toolkit.balance.compose import read_pixels
 from toolkit.balance.objects import Pixels
-from toolkit.balance.regions import region_of, tight_region
+from toolkit.regions import region_of, tight_region
 
 _TRIES = 5
 _ENLARGED = 1.15  # of lengths, at most

@@ -25,7 +25,12 @@ from toolkit.detect.material import Material, training_material
 from toolkit.detect.models import set_classes
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
-from toolkit.detect.open_vocabulary import OpenVocabularyTrainer, Replay, choose_vocabulary
+from toolkit.detect.open_vocabulary import (
+    OpenVocabularyTrainer,
+    Replay,
+    choose_vocabulary,
+    stays_open,
+)
 from toolkit.detect.recipe import in_epochs, training_arguments
 from toolkit.detect.size import ENOUGH, small_defect, suggest_image_size
 from toolkit.detect.state import read_state
@@ -119,7 +124,7 @@ def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> 
         start.source,
         arch=start.arch,
         tile=shown.tiling,
-        open_vocabulary=config.open_vocabulary,
+        open_vocabulary=stays_open(config, start),
     )
     if done is None and here.leads:
         save_description(run, model)
@@ -168,6 +173,8 @@ def _announce(model: RunModel, replay: Replay | None, device: torch.device) -> N
             f"It learns {names}, beside {len(replay.train.images)} pictures of "
             f"{len(replay.train.categories)} classes that keep its vocabulary open."
         )
+    elif model.open_vocabulary:
+        found = f"It learns {names}; its vocabulary stays open."
     else:
         other = "" if classes is None else " (--open-vocabulary keeps it open)"
         found = f"It will find these classes only{other}: {names}."

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import supervision as sv
 
-from toolkit.balance.regions import Frame
 from toolkit.detect.tiles import Tiling
 from toolkit.images import RgbImage
+from toolkit.regions import Frame
 
 _AT_ONCE = 16
 """Windows that go through the network together, or as many as there are pictures, if more."""

@@ -118,6 +118,18 @@ def choose_vocabulary(
     return every.only(own), replay
 
 
+def stays_open(config: FinetuneYoloConfig, start: StartingPoint) -> bool:
+    """Whether other classes can be asked for after fine-tuning.
+
+    They can if the vocabulary was kept open, or if nothing but class embeddings learnt (mode
+    "prompt") of weights whose vocabulary was open.
+    """
+    if config.open_vocabulary:
+        return True
+    known = start.embeddings is not None and _has_open_vocabulary(config.weights)
+    return config.mode == "prompt" and known
+
+
 def text_tensors(model: WorldModel) -> list[str]:
     """Names of the parameters that read class embeddings, or weigh a comparison with them."""
     names: list[str] = []

@@ -13,7 +13,7 @@ from itertools import product
 
 from converters.dataset import Box, Dataset, Image, Instance
 from converters.errors import InputError
-from toolkit.balance.regions import Frame, region_of, tight_region, within
+from toolkit.regions import Frame, region_of, tight_region, within
 from toolkit.sampling import Sampling, picture_factors
 
 LEAST_SIDE = 32

@@ -65,7 +65,7 @@ class RunModel:
         pretrained: whether it has seen procedural pictures alone.
         arch: ``WORLD``, or the name of a plain detector.
         tile: how its training pictures were cut; None where they were not.
-        open_vocabulary: whether fine-tuning kept it open.
+        open_vocabulary: whether it can look for other classes after fine-tuning.
     """
 
     model: DetectionModel

@@ -87,7 +87,11 @@ def test_prompts_alone_learn(make_dataset: MakeDataset, start: dict[str, torch.T
         assert learnt[name].shape == (512,)
         assert learnt[name].norm() == pytest.approx(1.0, abs=1e-5)
         assert 1e-4 < (learnt[name] - before[name]).abs().max() < 0.2
-    assert load_trained(run.root).embeddings.origins == ("learnt, starter",) * 2
+    trained = load_trained(run.root)
+    assert trained.embeddings is not None
+    assert trained.embeddings.origins == ("learnt, starter",) * 2
+    # The network is that of the starter, which can be asked for anything; the other's is not.
+    assert trained.open_vocabulary and not load_trained(plain.root).open_vocabulary
     test = DatasetFolder.open(data).read("test")
     detector = Detector.load(run.root, torch.device("cpu"))
     assert predict_dataset(detector, test, batch=4) == read_results(run.predictions / "test.json")

@@ -15,7 +15,7 @@ import torch
 from converters.dataset import Dataset, Image, Instance
 from converters.errors import InputError
 from toolkit.architectures import PLAIN, WORLD
-from toolkit.config import ExportConfig, FinetuneYoloConfig, PretrainYoloConfig
+from toolkit.config import ExportConfig, FinetuneYoloConfig, PredictConfig, PretrainYoloConfig
 from toolkit.config.base import build
 from toolkit.detect import Detector, finetune_yolo
 from toolkit.detect.checkpoints import load_plain_start, load_starting_point
@@ -24,8 +24,16 @@ from toolkit.detect.export import export_detector
 from toolkit.detect.models import build_plain
 from toolkit.detect.pretrain import pretrain_yolo
 from toolkit.detect.recipe import in_epochs, training_arguments
-from toolkit.detect.weights import RunModel, load_trained
+from toolkit.detect.weights import (
+    COMMAND,
+    RunModel,
+    load_trained,
+    save_description,
+    save_weights,
+)
+from toolkit.predict import predict
 from toolkit.predictions import read_card
+from toolkit.runs import RunFolder
 
 MakeDataset = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -177,6 +185,18 @@ def test_pretraining_gives_a_plain_detector_that_finds_one_class(tmp_path: Path)
 def test_what_a_plain_detector_cannot_do_is_said(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(FinetuneYoloConfig, None, {"data": "data", "out": "run", **options})
+
+
+def test_a_plain_detector_is_not_asked_in_words(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", COMMAND, _config(tmp_path / "data", "run"))
+    model = build_plain("yolo11n", ("scratch", "spot"))
+    save_description(run, RunModel(model, "n", None, 64, "random weights", arch="yolo11n"))
+    save_weights(run, model.state_dict())
+    config = PredictConfig(
+        source=tmp_path, out=tmp_path / "out", detector=run.root, embeddings=tmp_path / "e.yaml"
+    )
+    with pytest.raises(InputError, match="run: is a plain yolo11n, which compares nothing with"):
+        predict(config)
 
 
 def test_rt_detr_is_not_pretrained() -> None:
