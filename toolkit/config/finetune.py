@@ -151,7 +151,8 @@ class FinetuneYoloConfig(Config):
     @model_validator(mode="after")
     def _open_vocabulary_is_kept_by_replay(self) -> FinetuneYoloConfig:
         if not self.open_vocabulary:
-            if self.replay is not None:
+            share = type(self).model_fields["replay_share"].default
+            if self.replay is not None or self.replay_share != share:
                 raise ValueError("replay: keeps a vocabulary open: give --open-vocabulary with it")
             return self
         if self.replay is None:

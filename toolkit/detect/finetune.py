@@ -16,9 +16,15 @@ from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.architectures import WORLD, is_transformer
 from toolkit.config import FinetuneYoloConfig
-from toolkit.console import note, track
+from toolkit.console import note
 from toolkit.detect.checkpoints import load_plain_start, load_starting_point
-from toolkit.detect.data import STRIDE
+from toolkit.detect.checks import (
+    check_form,
+    check_last_batch,
+    check_pictures,
+    check_shared,
+    check_splits,
+)
 from toolkit.detect.detector import Detector, predict_dataset
 from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.material import Material, training_material
@@ -49,9 +55,8 @@ from toolkit.detect.weights import (
     save_weights,
 )
 from toolkit.devices import resolve_device
-from toolkit.images import read_image
 from toolkit.predictions import PredictionCard, write_predictions
-from toolkit.processes import Place, check_batch, joined, launch, mean_of_all, own_device, to_launch
+from toolkit.processes import Place, check_batch, joined, launch, own_device, to_launch
 from toolkit.runs import RunFolder
 from toolkit.sampling import epoch_length
 from toolkit.training import check_resumable, trim_log
@@ -98,16 +103,16 @@ def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> 
         config = config.model_copy(update={"track": ()})
     folder = DatasetFolder.open(config.data, config.fold)
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
-    _check_splits(splits, config)
+    check_splits(splits, config)
     asked = config
     start, embeddings, replay = _start(config, splits)
     once = training_material(splits, config, replay)
     config = in_epochs(config, epoch_length(once.factors))
     shown = once.repeated(config.repeat)
     image_size = _image_size(config, splits["train"])
-    _check_last_batch(config, epoch_length(shown.factors), image_size, here.world)
+    check_last_batch(config, epoch_length(shown.factors), image_size, here.world)
     if here.leads:
-        _check_pictures(splits if replay is None else {**splits, "replay": replay.train})
+        check_pictures(splits if replay is None else {**splits, "replay": replay.train})
     with here.in_turn():
         resume = config.resume or not here.leads
         run = RunFolder.create(config.out, COMMAND, asked, resume=resume)
@@ -115,7 +120,7 @@ def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> 
     state = run.checkpoints / "last.safetensors"
     done = read_state(state) if state.is_file() else None
     epochs = done.epochs if done else 0
-    _check_shared(run, epochs, device)
+    check_shared(run, epochs, device)
     model = RunModel(
         start.model,
         start.scale,
@@ -157,7 +162,7 @@ def _start(
         return start, None, None
     start = load_starting_point(config.weights, config.scale, config.seed, config.trust)
     embeddings, replay = choose_vocabulary(config, splits, start)
-    _check_form(config, start, embeddings)
+    check_form(config, start, embeddings)
     set_classes(start.model, embeddings)
     if config.mode == "reparam" and not is_reparameterised(start.model):
         reparameterise(start.model)
@@ -282,58 +287,6 @@ def _reporter(run: RunFolder, epochs: int) -> Callable[[Epoch], None]:
     return report
 
 
-def _check_form(
-    config: FinetuneYoloConfig, start: StartingPoint, embeddings: ClassEmbeddings
-) -> None:
-    """Refuse what a model whose classes are convolutions cannot do."""
-    if not is_reparameterised(start.model):
-        return
-    known = start.embeddings.names if start.embeddings is not None else ()
-    if known != embeddings.names:
-        raise InputError(
-            f"{config.weights}: its classes became weights ({', '.join(known)}) and cannot become "
-            f"{', '.join(embeddings.names)}: start from a run of another mode"
-        )
-    if config.mode != "reparam":
-        raise InputError(
-            f"mode: {config.mode} needs class embeddings, and those of {config.weights} became "
-            "weights: give --mode reparam"
-        )
-
-
-def _check_shared(run: RunFolder, epochs: int, device: torch.device) -> None:
-    """Refuse a run folder that another machine has another one of."""
-    here = torch.tensor(float(epochs), device=device)
-    if mean_of_all(here) != here:
-        raise InputError(
-            f"{run.root}: is not the same on all machines: give a folder that they share"
-        )
-
-
-def _check_splits(splits: dict[str, Dataset], config: FinetuneYoloConfig) -> None:
-    """Refuse data that cannot be trained on, or whose best epoch could not be chosen."""
-    for split, purpose in {"train": "to learn from", "val": "to choose the best epoch on"}.items():
-        if split not in splits:
-            raise InputError(f"{config.data}: has no {split} split: convert with one")
-        if not any(image.instances for image in splits[split].images):
-            raise InputError(
-                f"{config.data}: {split} has no defects {purpose}: "
-                "convert again with other split fractions or more defect pictures"
-            )
-
-
-def _check_last_batch(
-    config: FinetuneYoloConfig, shown: int, image_size: int, processes: int
-) -> None:
-    """Refuse batches of which too little reaches the coarsest layer."""
-    least = {-(-(shown % config.batch) // processes), config.batch // processes}
-    if image_size < 2 * STRIDE and 1 in least:
-        raise InputError(
-            f"image_size {image_size} with a batch of one picture leaves batch "
-            "normalisation a single value: use an image_size of 64 or more, or another batch"
-        )
-
-
 def _image_size(config: FinetuneYoloConfig, train: Dataset) -> int:
     """The size that was asked for, or that of the data; a word where defects come out small."""
     suggested = suggest_image_size(train, config.tile)
@@ -343,15 +296,3 @@ def _image_size(config: FinetuneYoloConfig, train: Dataset) -> int:
         more = "" if size >= suggested else f"; --image-size {suggested} shows them larger"
         note(f"small defects are {kept:.1f} pixels wide at {size} pixels{more}")
     return size
-
-
-def _check_pictures(splits: dict[str, Dataset]) -> None:
-    """Refuse pictures that cannot be read or are not as large as annotated, before training."""
-    images = [image for dataset in splits.values() for image in dataset.images]
-    for image in track(images, "Checking pictures", len(images)):
-        height, width = read_image(image.path).shape[:2]
-        if (width, height) != (image.width, image.height):
-            raise InputError(
-                f"{image.path}: is {width} x {height} pixels, annotated as "
-                f"{image.width} x {image.height}: convert the data again"
-            )

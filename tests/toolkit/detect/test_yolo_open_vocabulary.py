@@ -263,6 +263,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     [
         ({"replay": None}, "needs pictures of other classes: give --replay"),
         ({"open_vocabulary": False}, "replay: keeps a vocabulary open: give --open-vocabulary"),
+        (
+            {"open_vocabulary": False, "replay": None, "replay_share": 0.2},
+            "replay: keeps a vocabulary open: give --open-vocabulary",
+        ),
         ({"mode": "prompt"}, "--mode prompt learns the classes themselves"),
         ({"mode": "reparam"}, "--mode reparam learns the classes themselves"),
         ({"weights": "none"}, "random weights have none to keep"),
