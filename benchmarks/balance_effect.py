@@ -40,6 +40,7 @@ import numpy.typing as npt
 import yaml
 
 from benchmarks.starter import prepare
+from benchmarks.text import with_interval
 from converters.dataset import Dataset, Image
 from converters.errors import InputError
 from converters.folder import CARD, DatasetFolder
@@ -333,21 +334,16 @@ def _table(trials: list[Trial], model: str) -> Iterator[str]:
     yield "| --- " * (4 + len(classes)) + "|"
     for arm, sheet in sheets.items():
         metrics = sheet.metrics()
-        cells = [_text(metrics.figures[name])]
+        cells = [with_interval(metrics.figures[name])]
         change = "-"
         if arm != "none" and "none" in sheets:
             paired = compare_sheets(("none", arm), sheets["none"], sheet).differences[name]
-            change = _text(paired.difference, "+")
+            change = with_interval(paired.difference, "+")
         cells.append(change)
-        cells += [_text(metrics.per_class[label][name]) for label in classes]
+        cells += [with_interval(metrics.per_class[label][name]) for label in classes]
         steps = [json.loads((t.run / "done.json").read_text()) for t in mine if t.arm == arm]
         cells.append(", ".join(str(facts["steps"]) for facts in steps))
         yield f"| {arm} | {' | '.join(cells)} |"
-
-
-def _text(figure: Any, sign: str = "") -> str:
-    low, high = figure.ci95 or (float("nan"), float("nan"))
-    return f"{figure.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 if __name__ == "__main__":

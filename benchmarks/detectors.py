@@ -27,9 +27,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.starter import prepare
+from benchmarks.text import with_interval
 from converters.folder import DatasetFolder
 from toolkit.architectures import WORLD
 from toolkit.evaluate import Rules
@@ -180,9 +180,9 @@ def _table(arms: list[Arm], data: Path, options: argparse.Namespace) -> Iterator
     for arm, sheet in sheets.items():
         metrics = sheet.metrics()
         first = next(other for other in arms if other.start == arm.start)
-        cells = [arm.name, _text(metrics.figures[FIGURE])]
+        cells = [arm.name, with_interval(metrics.figures[FIGURE])]
         paired = compare_sheets((first.name, arm.name), sheets[first], sheet).differences[FIGURE]
-        cells.append("-" if arm == first else _text(paired.difference, "+"))
+        cells.append("-" if arm == first else with_interval(paired.difference, "+"))
         cells += [f"{metrics.per_class[label][FIGURE].value:.3f}" for label in classes]
         cells += [_learning(arm, options), _pace(arm, options)]
         yield f"| {arm.start} | {' | '.join(cells)} |"
@@ -209,11 +209,6 @@ def _pace(arm: Arm, options: argparse.Namespace) -> str:
         lines = (_run(options, arm, fold) / "log.jsonl").read_text(encoding="utf-8").splitlines()
         paces.append(options.steps / json.loads(lines[-1])["seconds"])
     return f"{min(paces):.2f} to {max(paces):.2f}"
-
-
-def _text(figure: Any, sign: str = "") -> str:
-    low, high = figure.ci95 or (float("nan"), float("nan"))
-    return f"{figure.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import cv2
 import torch
 import yaml
 
+from benchmarks.text import with_interval
 from converters.dataset import Dataset, Image, Instance
 from converters.errors import InputError
 from converters.folder import CARD, DatasetFolder
@@ -44,7 +45,6 @@ from toolkit.detect.models import set_classes
 from toolkit.detect.weights import load_trained
 from toolkit.evaluate import Rules
 from toolkit.evaluate.compare import compare_sheets
-from toolkit.evaluate.metrics import Figure
 from toolkit.evaluate.scoring import Part, score_parts
 from toolkit.evaluate.sheet import Sheet
 from toolkit.synth import write_mvtec
@@ -254,16 +254,11 @@ def _table(out: Path, products: Sequence[str]) -> Iterator[str]:
     yield "| --- " * 7 + "|"
     for name, kinds in GROUPS.items():
         sheets = {arm: ask(out, products, kinds, arm) for arm in ("before", *ARMS)}
-        cells = [_text(sheet.metrics().figures[FIGURE]) for sheet in sheets.values()]
+        cells = [with_interval(sheet.metrics().figures[FIGURE]) for sheet in sheets.values()]
         for arm in ARMS:
             paired = compare_sheets(("before", arm), sheets["before"], sheets[arm])
-            cells.append(_text(paired.differences[FIGURE].difference, "+"))
+            cells.append(with_interval(paired.differences[FIGURE].difference, "+"))
         yield f"| {name} | {len(sheets['before'].dataset.images)} | {' | '.join(cells)} |"
-
-
-def _text(figure: Figure, sign: str = "") -> str:
-    low, high = figure.ci95 or (float("nan"), float("nan"))
-    return f"{figure.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 import yaml
 
+from benchmarks.text import with_interval
 from converters.convert import ConvertOptions, convert
 from converters.dataset import GOOD, Dataset, Image
 from converters.errors import InputError
@@ -269,13 +270,8 @@ def _table(out: Path, trials: Sequence[Trial]) -> Iterator[str]:
         cells.setdefault(trial.weights[0], []).append(trial)
     for (source, model, shots), cells in sorted(rows.items(), key=lambda row: str(row[0])):
         for name in MODELS[model].figures:
-            texts = [_text(pooled(out, cells[label], name)) for label in labels]
+            texts = [with_interval(pooled(out, cells[label], name)) for label in labels]
             yield f"| {source} | {model} | {name} | {shots or 'all'} | {' | '.join(texts)} |"
-
-
-def _text(figure: Figure) -> str:
-    low, high = figure.ci95 or (float("nan"), float("nan"))
-    return f"{figure.value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def pooled(out: Path, trials: Sequence[Trial], name: str) -> Figure:

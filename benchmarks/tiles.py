@@ -25,6 +25,7 @@ from unittest import mock
 
 import torch
 
+from benchmarks.text import with_interval
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneYoloConfig
 from toolkit.detect import Detector, finetune_yolo
@@ -190,18 +191,12 @@ def _table(options: argparse.Namespace, arms: list[str]) -> Iterator[str]:
         change = "-"
         if arm != "whole":
             paired = compare_sheets(("whole", arm), sheets["whole"], sheet).differences[FIGURE]
-            change = _text(paired.difference, "+")
+            change = with_interval(paired.difference, "+")
         yield (
-            f"| {arm} | {_text(sheet.metrics().figures[FIGURE])} | {change} | {facts['steps']} | "
+            f"| {arm} | {with_interval(sheet.metrics().figures[FIGURE])} | {change} | "
+            f"{facts['steps']} | "
             f"{facts['seconds_per_step']:.2f} | {facts['seconds_per_picture']:.3f} |"
         )
-
-
-def _text(figure: Any, sign: str = "") -> str:
-    if figure is None or figure.value is None:
-        return "-"
-    low, high = figure.ci95 or (float("nan"), float("nan"))
-    return f"{figure.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 if __name__ == "__main__":

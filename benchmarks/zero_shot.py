@@ -20,6 +20,7 @@ import torch
 import torchvision
 
 from benchmarks.starter import lay_out_neu
+from benchmarks.text import with_interval
 from converters.dataset import Dataset
 from converters.geometry import region_from_mask
 from converters.layouts import find_layout
@@ -27,7 +28,6 @@ from converters.read import ReadOptions, read_source
 from toolkit.detect import Detector, predict_dataset
 from toolkit.evaluate.bootstrap import Basis, Samples, image_weights, ratio, to_figure
 from toolkit.evaluate.matching import match
-from toolkit.evaluate.metrics import Figure
 from toolkit.synth.source import SourceDomain
 from toolkit.synth.streaming import VALIDATION
 
@@ -112,18 +112,13 @@ def _row(name: str, dataset: Dataset, detector: Detector, threshold: float) -> I
         to_figure(samples, n=count, basis=basis)
         for samples in (ar, recall(matches.found[0, 0]), recall(matches.found[0, 0] & sure))
     ]
-    texts = [_text(figure) for figure in figures]
+    texts = [with_interval(figure) for figure in figures]
     alarms = "no good pictures"
     if good.any():
         per_good = ratio(per_image(sure) * good, good * 1, weights)
-        alarms = _text(to_figure(per_good, n=count, basis=replace(basis, bounded=False)))
+        alarms = with_interval(to_figure(per_good, n=count, basis=replace(basis, bounded=False)))
     defects = int(matches.instances[0].sum())
     yield f"| {name} | {count} ({good.sum()}) | {defects} | {' | '.join(texts)} | {alarms} |"
-
-
-def _text(figure: Figure) -> str:
-    low, high = figure.ci95 or (float("nan"), float("nan"))
-    return f"{figure.value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":
