@@ -19,6 +19,7 @@ FOLDER = Path("weights")
 
 _STARTERS = Path(__file__).parent / "starter"
 _ULTRALYTICS = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+_ULTRALYTICS_26 = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
 _SEGMENT_ANYTHING = "https://dl.fbaipublicfiles.com/segment_anything"
 _TORCHVISION = "https://download.pytorch.org/models"
 _OPENAI = "https://openaipublic.azureedge.net/clip/models"
@@ -68,6 +69,14 @@ def _yolo_world(scale: str) -> KnownWeights:
     return KnownWeights(name, f"{name}.pt", "finetune yolo", "AGPL-3.0", url, note=_UNKNOWN)
 
 
+def _plain(name: str) -> KnownWeights:
+    release = _ULTRALYTICS_26 if name.startswith("yolo26") else _ULTRALYTICS
+    url = f"{release}/{name}.pt"
+    return KnownWeights(
+        name, f"{name}.pt", "finetune yolo", "AGPL-3.0", url, note=f"--arch {name}; {_UNKNOWN}"
+    )
+
+
 def _sam(name: str, sha256: str, size: int) -> KnownWeights:
     url = f"{_SEGMENT_ANYTHING}/{name}.pth"
     return KnownWeights(
@@ -98,6 +107,8 @@ KNOWN: tuple[KnownWeights, ...] = (
     _starter("sam_nano", "finetune sam"),
     _starter("resnet18", "finetune classifier"),
     *(_yolo_world(scale) for scale in "smlx"),
+    *(_plain(f"{family}{scale}") for family in ("yolov8", "yolo11", "yolo26") for scale in "nsmlx"),
+    *(_plain(f"rtdetr-{scale}") for scale in "lx"),
     _sam(
         "sam_vit_b_01ec64",
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
