@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -136,7 +136,8 @@ class Average:
             model.load_state_dict(own, strict=False)
 
 
-def _whole(model: nn.Module) -> dict[str, bytes]:
+def whole_model(model: nn.Module) -> dict[str, bytes]:
+    """A model as the one file ``best.safetensors``, by its name."""
     return {"best.safetensors": packed(model.state_dict())}
 
 
@@ -147,7 +148,7 @@ def fit(
     *,
     resume: bool = False,
     rate_factors: Mapping[str, float] | None = None,
-    kept: Callable[[nn.Module], Mapping[str, bytes]] = _whole,
+    kept: Callable[[nn.Module], Mapping[str, bytes]] = whole_model,
 ) -> Progress:
     """Train; afterwards ``checkpoints/best.safetensors`` holds the whole best model.
 
@@ -286,7 +287,7 @@ def _report(
 def packed(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """Tensors, wherever they lie, as the content of a safetensors file."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return cast(bytes, save(whole, metadata=metadata))
+    return save(whole, metadata=metadata)
 
 
 def _learnt_state(model: nn.Module) -> dict[str, Tensor]:
