@@ -246,6 +246,10 @@ def _refuse_adapters(sam: Sam) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Description and tensors of a file of adapters."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file: give the {FILE} of a run of `toolkit finetune sam`"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
