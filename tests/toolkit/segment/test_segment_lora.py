@@ -69,12 +69,14 @@ def _adapted(kind="official-like", rank=4, alpha=None):
 
 
 @both
+@pytest.mark.parametrize("half", [False, True])
 @torch.no_grad()
-def test_before_they_learn_adapters_change_nothing_bit_for_bit(kind):
+def test_before_they_learn_adapters_change_nothing_bit_for_bit(kind, half):
     sam = _sam(kind)
-    before, state = _predict(sam), {n: t.clone() for n, t in sam.state_dict().items()}
-    add_lora(sam)
-    assert all(map(torch.equal, before, _predict(sam)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        before, state = _predict(sam), {n: t.clone() for n, t in sam.state_dict().items()}
+        add_lora(sam)
+        assert all(map(torch.equal, before, _predict(sam)))
     merged = merged_state(sam)
     assert merged.keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in merged.items())
