@@ -15,8 +15,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -25,7 +25,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from converters.errors import InputError
 from converters.files import write_bytes, write_text
@@ -110,7 +109,47 @@ class Progress:
     best_epoch: int = 0
 
 
-def fit(task: Task[B], schedule: Schedule, run: RunFolder, *, resume: bool = False) -> Progress:
+class Average:
+    """A moving average of what of a model learns, that forgets its random start soon."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Start at the model; ``decay`` per step, 0 to 1."""
+        self.tensors = {name: tensor.clone() for name, tensor in _learnt_state(model).items()}
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the model after a step, counted from 0 over the whole training."""
+        share = 1 - min(self._decay, (1 + step) / (10 + step)) if step else 1.0
+        for name, current in _learnt_state(model).items():
+            mine = self.tensors[name]
+            mine.copy_(mine.lerp(current, share) if mine.is_floating_point() else current)
+
+    @contextmanager
+    def held_by(self, model: nn.Module) -> Iterator[None]:
+        """Let the model hold the average for a while."""
+        own = {name: tensor.clone() for name, tensor in _learnt_state(model).items()}
+        model.load_state_dict(self.tensors, strict=False)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own, strict=False)
+
+
+def whole_model(model: nn.Module) -> dict[str, bytes]:
+    """A model as the one file ``best.safetensors``, by its name."""
+    return {"best.safetensors": packed(model.state_dict())}
+
+
+def fit(
+    task: Task[B],
+    schedule: Schedule,
+    run: RunFolder,
+    *,
+    resume: bool = False,
+    rate_factors: Mapping[str, float] | None = None,
+    kept: Callable[[nn.Module], Mapping[str, bytes]] = whole_model,
+) -> Progress:
     """Train; afterwards ``checkpoints/best.safetensors`` holds the whole best model.
 
     Args:
@@ -118,21 +157,25 @@ def fit(task: Task[B], schedule: Schedule, run: RunFolder, *, resume: bool = Fal
         schedule: how long and how fast.
         run: where log and checkpoints go.
         resume: go on from ``checkpoints/last.safetensors``, where there is one.
+        rate_factors: what the learning rate of a parameter is multiplied by, by its name in the
+            model; 1 where a parameter is not named.
+        kept: the files, by name, that a model is kept as in ``checkpoints/`` when it is the best so
+            far.
 
     Raises:
         InputError: the state to resume from is damaged or of another model; the loss is no longer
             finite; a tracker cannot start.
     """
-    optimizer = _optimizer(task.model, schedule)
+    optimizer = _optimizer(task.model, schedule, rate_factors or {})
     state = run.checkpoints / "last.safetensors"
     progress = Progress()
-    average = None if schedule.average is None else _moving_average(task.model, schedule.average)
+    average = None if schedule.average is None else Average(task.model, schedule.average)
     if resume and state.is_file():
         progress = _load_state(state, task.model, optimizer, average)
         note(f"resuming after epoch {progress.epoch} of {schedule.epochs}")
     trim_log(run, progress.epoch)
     with run.tracked(progress.epoch):
-        return _epochs(task, schedule, run, optimizer, average, progress)
+        return _epochs(task, schedule, run, optimizer, average, progress, kept)
 
 
 def _epochs(
@@ -140,8 +183,9 @@ def _epochs(
     schedule: Schedule,
     run: RunFolder,
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
+    average: Average | None,
     progress: Progress,
+    kept: Callable[[nn.Module], Mapping[str, bytes]],
 ) -> Progress:
     """The epochs that are left."""
     state = run.checkpoints / "last.safetensors"
@@ -152,15 +196,15 @@ def _epochs(
         started = time.monotonic()
         losses = _train_epoch(task, schedule, optimizer, progress.epoch, average)
         progress = replace(progress, epoch=progress.epoch + 1)
-        with torch.no_grad(), _averaged(task.model, average):
+        with torch.no_grad(), average.held_by(task.model) if average else nullcontext():
             metrics = task.validate()
             score = metrics[schedule.score]
             if score > progress.best_score:
                 progress = replace(progress, best_score=score, best_epoch=progress.epoch)
-                best = save(_saved(task.model.state_dict()))
-                write_bytes(run.checkpoints / "best.safetensors", best)
+                for name, content in kept(task.model).items():
+                    write_bytes(run.checkpoints / name, content)
         seconds = time.monotonic() - started
-        rate = optimizer.param_groups[0]["lr"]
+        rate = max(group["lr"] for group in optimizer.param_groups)
         _report(run, schedule, progress, {**losses, **metrics}, rate, seconds, task.steps)
         write_bytes(state, _pack_state(task.model, optimizer, average, progress))
     return progress
@@ -171,7 +215,7 @@ def _train_epoch(
     schedule: Schedule,
     optimizer: torch.optim.Optimizer,
     epoch: int,
-    average: AveragedModel | None,
+    average: Average | None,
 ) -> dict[str, float]:
     """One pass over the batches; the mean of every loss."""
     device = next(task.model.parameters()).device
@@ -180,7 +224,8 @@ def _train_epoch(
     for step, batch in enumerate(task.batches(epoch), start=epoch * task.steps):
         torch.manual_seed(schedule.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step, schedule.epochs * task.steps)
+            rate = schedule.rate(step, schedule.epochs * task.steps)
+            group["lr"] = rate * group["rate_factor"]
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
             losses = task.losses(batch)
         optimizer.zero_grad(set_to_none=True)
@@ -188,7 +233,7 @@ def _train_epoch(
         nn.utils.clip_grad_norm_(learnt, GRADIENT_NORM)
         optimizer.step()
         if average is not None:
-            average.update_parameters(task.model)
+            average.update(task.model, step)
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
     means = {name: (total / task.steps).item() for name, total in sums.items()}
@@ -199,38 +244,26 @@ def _train_epoch(
     return means
 
 
-def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A moving average of a model's weights and buffers that forgets its random start soon."""
-
-    def update(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        if not average.is_floating_point():
-            return current
-        return average.lerp(current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
-
-    return AveragedModel(model, avg_fn=update, use_buffers=True)
-
-
-@contextmanager
-def _averaged(model: nn.Module, average: AveragedModel | None) -> Iterator[None]:
-    """Let the model hold the average of its weights for a while."""
-    if average is None:
-        yield
-        return
-    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(average.module.state_dict())
-    try:
-        yield
-    finally:
-        model.load_state_dict(own)
-
-
-def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learnt if p.ndim > 1], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in learnt if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate)
+def _optimizer(
+    model: nn.Module, schedule: Schedule, rate_factors: Mapping[str, float]
+) -> torch.optim.AdamW:
+    """AdamW, with a group for each factor of the rate, of matrices and of vectors."""
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = parameter.ndim <= 1, rate_factors.get(name, 1.0)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": groups[vectors, factor],
+                "weight_decay": 0.0 if vectors else schedule.weight_decay,
+                "rate_factor": factor,
+            }
+            for vectors, factor in sorted(groups)
+        ],
+        lr=schedule.learning_rate,
+    )
 
 
 def _report(
@@ -251,9 +284,10 @@ def _report(
     )
 
 
-def _saved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors takes them: contiguous, on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def packed(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Tensors, wherever they lie, as the content of a safetensors file."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(whole, metadata=metadata)
 
 
 def _learnt_state(model: nn.Module) -> dict[str, Tensor]:
@@ -265,23 +299,23 @@ def _learnt_state(model: nn.Module) -> dict[str, Tensor]:
 def _pack_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
+    average: Average | None,
     progress: Progress,
 ) -> bytes:
     """Model, optimiser and progress in one safetensors file, so that they cannot disagree."""
     tensors = {f"model.{name}": tensor for name, tensor in _learnt_state(model).items()}
     if average is not None:
-        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
-    return save(_saved(tensors), metadata={"progress": json.dumps(asdict(progress))})
+    return packed(tensors, {"progress": json.dumps(asdict(progress))})
 
 
 def _load_state(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
+    average: Average | None,
 ) -> Progress:
     """Put a packed state back into the model, its fresh optimiser and average."""
     damaged = f"{path}: is damaged: remove it to start again"
@@ -292,12 +326,14 @@ def _load_state(
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(damaged) from error
     weights = _part(tensors, "model.")
-    learnt = _learnt_state(model)
-    if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in learnt.items()}:
+    shapes = {name: tensor.shape for name, tensor in _learnt_state(model).items()}
+    parts = [weights] if average is None else [weights, _part(tensors, "average.")]
+    if any({name: tensor.shape for name, tensor in part.items()} != shapes for part in parts):
         raise InputError(f"{path}: is the state of another model: choose another run folder")
     model.load_state_dict(weights, strict=False)
     if average is not None:
-        average.load_state_dict(_part(tensors, "average."))
+        for name, tensor in parts[1].items():
+            average.tensors[name].copy_(tensor)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -73,6 +73,22 @@ def test_a_frozen_network_needs_weights() -> None:
         build(configs.FinetuneClassifierConfig, None, {"data": "a", "out": "b", "train": "head"})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": "lora"}, "train: lora leaves random weights as they are: give weights, or"),
+        ({"lora_rank": 8}, "lora_rank: is for adapters: give train lora as well"),
+        ({"train": "decoder", "lora_alpha": 8, "weights": "starter"}, "lora_alpha: is for adapt"),
+        ({"layer_decay": 0}, "layer_decay': input should be greater than 0"),
+        ({"average": 1}, "average': input should be less than 1"),
+    ],
+)
+def test_options_of_sam_that_do_not_go_together(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        build(configs.FinetuneSamConfig, None, {"data": "a", "out": "b", **options})
+    assert "\n" not in str(error.value)
+
+
 def test_every_field_of_every_command_is_described() -> None:
     names = [n for n in configs.__all__ if n.endswith("Config") and n != "Config"]
     commands = [getattr(configs, name) for name in names]

@@ -70,15 +70,18 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
+FACTORS = {"0.weight": 0.1, "4.bias": 0.5}
+
+
+@pytest.mark.parametrize(("average", "factors"), [(None, None), (0.9, None), (0.9, FACTORS)])
 @pytest.mark.parametrize("write", range(1, 8))
 def test_a_run_killed_at_any_write_goes_on_to_the_same_weights(
-    tmp_path, monkeypatch, write, average
+    tmp_path, monkeypatch, write, average, factors
 ):
     whole, killed = _run(tmp_path / "whole"), _run(tmp_path / "killed")
     scores = [0.1, 0.3, 0.2, 0.4]  # best.safetensors is written in epochs 1, 2 and 4
     task = LineTask(scores)
-    fit(task, _schedule(average=average), whole)
+    fit(task, _schedule(average=average), whole, rate_factors=factors)
 
     count = 0
     write_bytes = training.write_bytes
@@ -94,12 +97,13 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(training, "write_bytes", kill)
     with pytest.raises(Killed):
-        fit(LineTask(scores), _schedule(average=average), killed)
+        fit(LineTask(scores), _schedule(average=average), killed, rate_factors=factors)
     monkeypatch.undo()
 
     whole_epochs = [0, 0, 1, 1, 2, 3, 3][write - 1]
     again = LineTask(scores[whole_epochs:])
-    progress = fit(again, _schedule(average=average), killed, resume=True)
+    schedule = _schedule(average=average)
+    progress = fit(again, schedule, killed, resume=True, rate_factors=factors)
     assert progress == Progress(epoch=4, best_score=0.4, best_epoch=4)
     assert _same(again.model.state_dict(), task.model.state_dict())
     for name in ("best", "last"):
@@ -129,6 +133,65 @@ def test_the_average_of_the_weights_is_validated_and_kept_while_the_weights_go_o
     assert not torch.equal(kept["0.weight"], other.model[0].weight)
     assert torch.allclose(kept["0.weight"], other.model[0].weight, atol=0.1)
     assert torch.equal(kept["1.num_batches_tracked"], other.model[1].num_batches_tracked)
+
+
+def test_the_average_is_of_every_step_and_of_what_learns_alone(tmp_path):
+    run, task = _run(tmp_path / "run"), LineTask([0.1, 0.2])
+    seen = []
+    losses = task.losses
+
+    def look(batch):
+        seen.append(task.model[0].weight.detach().clone())
+        return losses(batch)
+
+    task.losses = look
+    fit(task, _schedule(epochs=2, average=0.5), run)
+    weights = [*seen[1:], task.model[0].weight.detach()]  # after each of the ten steps
+    average = weights[0]
+    for step, weight in enumerate(weights[1:], start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    state = load_file(run.checkpoints / "last.safetensors")
+    assert torch.allclose(state["average.0.weight"], average, atol=1e-6)
+    assert "average.0.bias" not in state
+
+
+def test_a_state_without_its_average_is_refused(tmp_path):
+    run = _run(tmp_path / "run")
+    fit(LineTask(), _schedule(epochs=1), run)
+    with pytest.raises(InputError, match="another model"):
+        fit(LineTask(), _schedule(average=0.9), run, resume=True)
+
+
+def test_parameters_learn_at_their_share_of_the_rate(tmp_path):
+    tasks = [LineTask([0.1]), LineTask([0.1])]
+    before = {name: t.clone() for name, t in tasks[0].model.state_dict().items()}
+    for task, factors in zip(tasks, ({}, {"0.weight": 0.01, "4.bias": 1e-9}), strict=True):
+        task.steps = 1  # the first step of Adam moves everything by the rate
+        run = _run(tmp_path / str(len(factors)))
+        fit(task, _schedule(epochs=1, weight_decay=0.0), run, rate_factors=factors)
+        assert _log(run)[0]["learning_rate"] == 0.05  # the peak
+    plain, slow = (
+        {name: (t - before[name]).abs().max().item() for name, t in task.model.state_dict().items()}
+        for task in tasks
+    )
+    assert slow["0.weight"] == pytest.approx(0.01 * plain["0.weight"], rel=1e-3)
+    assert slow["4.bias"] < 1e-6 < plain["4.bias"]
+    assert slow["4.weight"] == plain["4.weight"] == pytest.approx(0.05, rel=1e-3)
+
+
+def test_what_is_kept_of_the_best_model_may_be_several_files(tmp_path):
+    run, task = _run(tmp_path / "run"), LineTask([0.1, 0.9, 0.5])
+    seen = []
+
+    def kept(model):
+        seen.append(model)
+        return {"best.safetensors": b"best", "more.txt": str(len(seen)).encode()}
+
+    fit(task, _schedule(epochs=3), run, kept=kept)
+    assert seen == [task.model, task.model]  # once for each better score
+    assert (run.checkpoints / "best.safetensors").read_bytes() == b"best"
+    assert (run.checkpoints / "more.txt").read_bytes() == b"2"
 
 
 def test_training_learns_and_logs_every_epoch(tmp_path):

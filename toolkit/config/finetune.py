@@ -185,8 +185,14 @@ class FinetuneSamConfig(Config):
     weights: str = "none"
     """"none" (random), "starter" (ours, nano), an official file (sam_vit_b_01ec64.pth), or a run
     folder."""
-    train: Literal["decoder", "all"] | None = None
-    """What learns; by default all from random weights and starters, the decoder from others."""
+    train: Literal["decoder", "decoder+prompt", "lora", "all"] | None = None
+    """What learns: the mask decoder; it and the prompt encoder; it and low-rank adapters in the
+    image encoder (lora); or all. By default all from random weights and starters, the decoder from
+    others."""
+    lora_rank: Positive = 4
+    """Rank of the adapters that train lora puts on the encoder's queries and values."""
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Strength of the adapters, over their rank; by default the rank."""
     epochs: Positive | None = None
     """Passes over the training instances; by default 15, from random weights 40."""
     batch: Positive = 16
@@ -197,9 +203,15 @@ class FinetuneSamConfig(Config):
     """Show all training pictures alike, or those of rare classes more often (LVIS' rule)."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak rate of AdamW; by default 2e-3 from random weights, 5e-4 from starters, and from others
-    1e-4 for the decoder and 1e-5 for all."""
+    1e-5 for all and 1e-4 for anything less."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor between the rates of a block of the image encoder and of the one before it, the last
+    being at the full rate; 0.8 to 0.9 keeps early blocks as they are where all learns."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Weight decay."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a moving average of the weights, which is then what is validated and kept
+    (0.99, or 0.999 for thousands of steps); 0 keeps the weights themselves."""
     box_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Standard deviation of the noise on box corners, as a share of the side; at most 20 px."""
     patience: Positive | None = None
@@ -214,6 +226,22 @@ class FinetuneSamConfig(Config):
     """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
     seed: NotNegative = 0
     """Seed of everything random."""
+
+    @model_validator(mode="after")
+    def _adapters_are_asked_for(self) -> FinetuneSamConfig:
+        for name in ("lora_rank", "lora_alpha"):
+            default = type(self).model_fields[name].default
+            if self.train != "lora" and getattr(self, name) != default:
+                raise ValueError(f"{name}: is for adapters: give train lora as well")
+        return self
+
+    @model_validator(mode="after")
+    def _something_was_learnt(self) -> FinetuneSamConfig:
+        if self.weights == "none" and self.train == "lora":
+            raise ValueError(
+                "train: lora leaves random weights as they are: give weights, or train all"
+            )
+        return self
 
 
 class FinetuneClassifierConfig(Config):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from segment_anything.modeling import Sam
+from torch import nn
 
 from converters.errors import InputError
 from converters.folder import DatasetFolder
@@ -16,12 +18,14 @@ from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.runs import RunFolder
 from toolkit.sampling import picture_factors
 from toolkit.segment.data import Prompt, masked_prompts
+from toolkit.segment.learning import Learns, encoder_learns, rate_factors
+from toolkit.segment.lora import FILE, Base, add_lora, merged_state, pack_lora
 from toolkit.segment.model import ARCHITECTURES, build_sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
 from toolkit.segment.task import SamTask
 from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam
 from toolkit.starter import is_pretrained
-from toolkit.training import Schedule, check_resumable, fit
+from toolkit.training import Schedule, check_resumable, fit, packed, whole_model
 
 FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track")
 
@@ -31,7 +35,8 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
 
     Returns:
         the run: ``checkpoints/best.safetensors`` is the model of the epoch with the best val IoU,
-        ``predictions/`` its outlines.
+        ``predictions/`` its outlines. With ``train`` lora, the adapters are merged into it, and
+        ``checkpoints/lora.safetensors`` holds what was learnt alone; see ``lora.load_lora``.
 
     Raises:
         InputError: the dataset has no masks to learn or to validate on, the weights cannot be
@@ -42,6 +47,7 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     train, val = _prompts(folder, "train"), _prompts(folder, "val")
     sam, config = _starting_point(config)
     learns, schedule = _plan(config)
+    kept = _with_adapters(sam, config) if learns == "lora" else whole_model
     run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
     check_resumable(run, COMMAND, config, FREE_ON_RESUME)
     run.write_model({"architecture": config.model})
@@ -58,7 +64,8 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
         seed=config.seed,
         workers=config.workers,
     )
-    progress = fit(task, schedule, run, resume=config.resume)
+    factors = rate_factors(sam, config.layer_decay)
+    progress = fit(task, schedule, run, resume=config.resume, rate_factors=factors, kept=kept)
     note(f"best: epoch {progress.best_epoch}, val IoU {progress.best_score:.4f}")
     _predict(run, folder, config)
     return run
@@ -82,17 +89,37 @@ def _starting_point(config: FinetuneSamConfig) -> tuple[Sam, FinetuneSamConfig]:
     return sam, config.model_copy(update={"model": model})
 
 
-def _plan(config: FinetuneSamConfig) -> tuple[Literal["decoder", "all"], Schedule]:
+def _with_adapters(sam: Sam, config: FinetuneSamConfig) -> Callable[[nn.Module], dict[str, bytes]]:
+    """Put adapters on the model; how it is kept: merged, and the adapters alone beside that."""
+    base = Base.of(sam, Path(config.weights).name)
+    torch.manual_seed(config.seed)
+    add_lora(sam, config.lora_rank, config.lora_alpha)
+
+    def kept(_: nn.Module) -> dict[str, bytes]:
+        return {FILE: pack_lora(sam, base), "best.safetensors": packed(merged_state(sam))}
+
+    return kept
+
+
+def _plan(config: FinetuneSamConfig) -> tuple[Learns, Schedule]:
     """What learns, how fast and how long, where the configuration leaves that open.
 
     A random encoder has to learn, and takes longer; one that has seen procedural pictures alone
     still has to learn what photographs are like. Any other is left alone, or moves slowly:
     over-training makes SAM deaf to its prompts (SAM-Med2D #25: 15 epochs good, 100 bad).
+
+    Raises:
+        InputError: rates are to differ between blocks of an encoder that does not learn.
     """
     random = config.weights == "none"
     procedural = is_pretrained(config.weights, PRETRAIN)
-    learns = config.train or ("all" if random or procedural else "decoder")
-    rate = 2e-3 if random else 5e-4 if procedural else {"decoder": 1e-4, "all": 1e-5}[learns]
+    learns: Learns = config.train or ("all" if random or procedural else "decoder")
+    if config.layer_decay != 1 and not encoder_learns(learns):
+        raise InputError(
+            f"layer_decay: with train {learns} the image encoder does not learn: "
+            "leave it out, or train all or lora"
+        )
+    rate = 2e-3 if random else 5e-4 if procedural else 1e-5 if learns == "all" else 1e-4
     epochs = config.epochs or (40 if random else 15)
     return learns, Schedule(
         epochs=epochs,
@@ -101,6 +128,7 @@ def _plan(config: FinetuneSamConfig) -> tuple[Literal["decoder", "all"], Schedul
         patience=config.patience or max(5, epochs // 3),
         score="val_iou",
         seed=config.seed,
+        average=config.average or None,
     )
 
 

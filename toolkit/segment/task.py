@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from converters.dataset import Image, Instance
 from toolkit.console import track
 from toolkit.segment.data import Batch, ImageStore, ImageView, Prompt, Sampler, by_image
+from toolkit.segment.learning import Learns, choose, encoder_learns
 from toolkit.segment.losses import sam_losses
 from toolkit.segment.model import decode, encode, mask_size
 from toolkit.segment.segmenter import encode_views, outline
@@ -38,7 +39,7 @@ class SamTask:
         train: Sequence[Prompt],
         val: Sequence[Prompt],
         *,
-        learns: str,
+        learns: Learns,
         batch: int,
         repeat: int = 1,
         factors: Mapping[str, float] | None = None,
@@ -53,7 +54,7 @@ class SamTask:
             zoom: of its architecture.
             train: prompts with masks to learn from.
             val: prompts with masks to choose the best epoch by.
-            learns: "decoder" (the mask decoder alone) or "all".
+            learns: what learns; for "lora" the model has its adapters.
             batch: prompts per step.
             repeat: times each prompt counts in an epoch.
             factors: how often the prompts of a picture come on average, by its file name.
@@ -66,10 +67,9 @@ class SamTask:
         self._store = ImageStore()
         self._val = by_image(val)
         self._cells = loss_cells(sam)
-        sam.requires_grad_(learns == "all")
-        sam.mask_decoder.requires_grad_(True)
+        choose(sam, learns)
         self._embeddings: dict[ImageView, Tensor] = {}
-        if learns == "decoder":
+        if not encoder_learns(learns):
             self._embeddings = self._encode_once([*by_image(train), *self._val])
         self._sampler = Sampler(
             train,
@@ -81,7 +81,7 @@ class SamTask:
             repeat=repeat,
             factors=factors,
             jitter=jitter,
-            augment=learns == "all",
+            augment=encoder_learns(learns),
             seed=seed,
             workers=workers,
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,17 @@ from converters.files import read_json, write_json
 from converters.folder import DatasetFolder
 from converters.geometry import mask_from_segmentation
 from toolkit import training
-from toolkit.config import FinetuneSamConfig
+from toolkit.config import FinetuneSamConfig, build
 from toolkit.images import read_image
 from toolkit.predictions import read_card, read_results
 from toolkit.segment import Segmenter, finetune_sam
 from toolkit.segment.data import masked_prompts
+from toolkit.segment.finetune import _plan
+from toolkit.segment.lora import load_lora, merged_state
 from toolkit.segment.model import ARCHITECTURES, Architecture, build_sam
 from toolkit.segment.task import SamTask
+
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 @pytest.fixture(autouse=True)
@@ -117,12 +122,21 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("weights", ["none", "nano.pth"])
-def test_a_killed_run_goes_on_to_the_same_weights(make_dataset, tmp_path, monkeypatch, weights):
+@pytest.mark.parametrize(
+    ("weights", "more"),
+    [
+        ("none", {"layer_decay": 0.7, "average": 0.9}),
+        ("nano.pth", {}),
+        ("nano.pth", {"train": "lora", "average": 0.9, "learning_rate": 1e-2}),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_weights(
+    make_dataset, tmp_path, monkeypatch, weights, more
+):
     data = make_dataset()
     if weights != "none":
         weights = str(_official_file(tmp_path / weights))
-    options = {"epochs": 4, "weights": weights, "patience": 99}
+    options = {"epochs": 4, "weights": weights, "patience": 99, **more}
     whole = finetune_sam(_config(data, tmp_path / "whole", **options))
 
     train_epoch = training._train_epoch
@@ -137,7 +151,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(make_dataset, tmp_path, monkey
         finetune_sam(_config(data, tmp_path / "killed", **options))
     killed = finetune_sam(_config(data, tmp_path / "killed", **options, resume=True))
 
-    for name in ("best", "last"):
+    names = {path.stem for path in whole.checkpoints.glob("*.safetensors")}
+    assert names == {"best", "last", *(["lora"] if "train" in more else [])}
+    for name in names:
         a, b = (load_file(r.checkpoints / f"{name}.safetensors") for r in (whole, killed))
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     for split in ("val", "test"):
@@ -163,6 +179,103 @@ def test_from_an_official_file_only_the_mask_decoder_learns(make_dataset, tmp_pa
     assert all(name.startswith("mask_decoder.") for name in changed)
 
 
+def test_with_the_decoder_the_prompt_encoder_may_learn(make_dataset, tmp_path):
+    path = _official_file(tmp_path / "nano.pth")
+    run = finetune_sam(
+        _config(make_dataset(), tmp_path / "run", weights=str(path), train="decoder+prompt")
+    )
+    before, after = torch.load(path), _best(run)
+    changed = {name for name, t in after.items() if not torch.equal(t, before[name])}
+    assert {"mask_decoder.mask_tokens.weight", "prompt_encoder.point_embeddings.2.weight"} < changed
+    assert {name.split(".")[0] for name in changed} == {"mask_decoder", "prompt_encoder"}
+
+
+def test_a_run_with_adapters_keeps_them_merged_and_alone(make_dataset, tmp_path):
+    path = _official_file(tmp_path / "nano.pth")
+    options = {"weights": str(path), "train": "lora", "lora_rank": 2, "learning_rate": 1e-2}
+    run = finetune_sam(_config(make_dataset(), tmp_path / "run", **options))
+    before, after = torch.load(path), _best(run)
+    assert after.keys() == before.keys()
+    changed = {name for name, t in after.items() if not torch.equal(t, before[name])}
+    qkv = {f"image_encoder.blocks.{k}.attn.qkv.weight" for k in (0, 1)}
+    assert {name for name in changed if not name.startswith("mask_decoder.")} == qkv
+    for name in qkv:
+        queries, keys, values = (after[name] - before[name]).chunk(3)
+        assert queries.any() and values.any() and not keys.any()
+
+    sam = build_sam("nano")
+    sam.load_state_dict(before)
+    load_lora(sam, run.checkpoints / "lora.safetensors")
+    alone = merged_state(sam)
+    assert all(torch.equal(alone[name], tensor) for name, tensor in after.items())
+    state = load_file(run.checkpoints / "last.safetensors")
+    assert state["model.image_encoder.blocks.0.attn.qkv.q_a"].shape == (2, 32)
+    assert "model.image_encoder.blocks.0.attn.qkv.weight" not in state
+    assert read_results(run.predictions / "test.json")
+
+
+def test_early_blocks_may_be_kept_nearly_as_they_are(make_dataset, tmp_path):
+    path = _official_file(tmp_path / "nano.pth")
+    options = {"weights": str(path), "train": "all", "layer_decay": 1e-3, "learning_rate": 1e-3}
+    run = finetune_sam(_config(make_dataset(), tmp_path / "run", **options))
+    before, after = torch.load(path), _best(run)
+    names = ("pos_embed", "blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight")
+    moved = [
+        (after[name] - before[name]).abs().max().item()
+        for name in (f"image_encoder.{name}" for name in names)
+    ]
+    assert 0 < moved[1] < 0.01 * moved[2]
+    assert moved[0] < 0.1 * moved[1]
+    assert _log(run)[0]["learning_rate"] > 1e-4  # the rate of the decoder
+
+
+def test_the_average_of_the_weights_is_what_is_kept(make_dataset, tmp_path):
+    options = {"epochs": 1, "average": 0.5}
+    run = finetune_sam(_config(make_dataset(), tmp_path / "run", **options))
+    best, last = _best(run), load_file(run.checkpoints / "last.safetensors")
+    assert all(torch.equal(last[f"average.{name}"], tensor) for name, tensor in best.items())
+    assert any(not torch.equal(last[f"model.{name}"], tensor) for name, tensor in best.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer_decay": 0.8}, "layer_decay: with train decoder the image encoder does not learn"),
+        (
+            {"layer_decay": 0.8, "train": "decoder+prompt"},
+            r"layer_decay: with train decoder\+prompt",
+        ),
+        ({"train": "lora", "lora_rank": 99}, "lora_rank: 99 is not between 1 and"),
+    ],
+)
+def test_options_that_do_nothing_are_refused_before_anything_is_written(
+    make_dataset, tmp_path, options, message
+):
+    path = _official_file(tmp_path / "nano.pth")
+    with pytest.raises(InputError, match=message):
+        finetune_sam(_config(make_dataset(), tmp_path / "run", weights=str(path), **options))
+    assert not (tmp_path / "run").exists()
+
+
+PRESETS = {
+    "sam": ("decoder", 1e-4),
+    "sam_lora": ("lora", 1e-4),
+    "sam_none_cpu": ("all", 2e-3),
+    "sam_starter_cpu": ("all", 5e-4),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_learn_what_they_speak_of_at_its_rate(name):
+    config = build(FinetuneSamConfig, CONFIGS / f"{name}.yaml", {"data": "data", "out": "run"})
+    learns, schedule = _plan(config)
+    assert (learns, schedule.learning_rate) == PRESETS[name]
+
+
+def test_every_preset_is_tried():
+    assert {file.stem for file in CONFIGS.glob("sam*.yaml")} == set(PRESETS)
+
+
 def test_from_a_run_of_ours_everything_may_learn(make_dataset, tmp_path):
     data = make_dataset()
     first = finetune_sam(_config(data, tmp_path / "first"))
@@ -173,7 +286,8 @@ def test_from_a_run_of_ours_everything_may_learn(make_dataset, tmp_path):
 
 
 @with_and_without_zoom
-def test_a_frozen_encoder_encodes_every_view_once(make_dataset, zoom):
+@pytest.mark.parametrize("learns", ["decoder", "decoder+prompt"])
+def test_a_frozen_encoder_encodes_every_view_once(make_dataset, zoom, learns):
     folder = DatasetFolder.open(make_dataset())
     train, val = (masked_prompts(folder.read(split)) for split in ("train", "val"))
     torch.manual_seed(0)
@@ -181,7 +295,7 @@ def test_a_frozen_encoder_encodes_every_view_once(make_dataset, zoom):
     calls = []
     sam.image_encoder.register_forward_hook(lambda *_: calls.append(1))
     options = {"batch": 4, "jitter": 0.0, "seed": 0, "workers": 0}
-    task = SamTask(sam, zoom, train, val, learns="decoder", **options)
+    task = SamTask(sam, zoom, train, val, learns=learns, **options)
     views = len({image.file_name for image, _ in (*train, *val)}) if zoom is None else 12
     assert len(calls) == views
     cached = [task.losses(batch)["loss"].item() for batch in task.batches(0)]
