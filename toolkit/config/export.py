@@ -25,7 +25,7 @@ class ExportConfig(Config):
     out: Path
     """File to make, named .onnx, .torchscript, .engine or .pth; for openvino, and for a segmenter
     as onnx, a folder. Beside the file (inside the folder: toolkit.json), FILE.json says what goes
-    in and what comes out. Of "starter", the segmenter's becomes a folder and the detector's a file."""
+    in and what comes out. "starter" is the detector, or with onnx and a folder the segmenter."""
     format: Literal["onnx", "openvino", "torchscript", "engine", "segment-anything"] = "onnx"
     """ONNX, and of a detector OpenVINO, TorchScript, or an engine of TensorRT; of a segmenter a
     checkpoint of segment-anything (not of `nano`, which it does not know)."""

@@ -376,7 +376,7 @@ def _write(
         tuple(inputs.values()),
         str(parts / path.name),
         input_names=list(inputs),
-        output_names=outputs,
+        output_names=list(outputs),
         dynamic_axes=free,
         opset_version=OPSET,
         dynamo=False,  # the newer exporter needs a package more, and has changed with every release
