@@ -54,5 +54,8 @@ class ExportConfig(Config):
         folder = self.format == "onnx" and not self.out.suffix  # of a segmenter
         if suffix is not None and self.out.suffix != suffix and not folder:
             name = self.out.with_suffix(suffix)
-            raise ValueError(f"out: a file of format {self.format} is named *{suffix}: try {name}")
+            other = " (a segmenter becomes a folder, without a dot)" if suffix == ".onnx" else ""
+            raise ValueError(
+                f"out: a file of format {self.format} is named *{suffix}: try {name}{other}"
+            )
         return self
