@@ -289,7 +289,7 @@ def _exported_segmenter(config: ExportConfig, result: ExportedSegmenter) -> None
         f"{result.description} says what goes in and what comes out"
     )
     _print(
-        f"checked on {found.pictures} pictures ({found.pictures_from}): in {found.boxes} boxes it "
+        f"checked on pictures: {found.pictures} ({found.pictures_from}), boxes: {found.boxes}; it "
         f"gives the same logits as {config.run} to {found.logits:.2g}, "
         f"and the same estimates of the IoU to {found.iou:.2g}"
     )

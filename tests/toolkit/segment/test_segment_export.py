@@ -280,7 +280,7 @@ def test_a_run_of_nano_by_the_command(
     assert left.value.code == 0 and said.err == ""
     lines = said.out.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'sam'}: onnx, SAM nano, 128 px; ")
-    assert lines[1].startswith("checked on 2 pictures (the test split of dataset): in 2 boxes it ")
+    assert lines[1].startswith("checked on pictures: 2 (the test split of dataset), boxes: 2; ")
     assert _names(tmp_path / "sam") == {"encoder.onnx", "decoder.onnx", "toolkit.json"}
 
 
