@@ -8,8 +8,9 @@ opens; it needs nothing of ours::
     predictor = SamPredictor(sam_model_registry["vit_b"](checkpoint="model.pth"))
 
 **onnx** is a folder: ``encoder.onnx`` looks at pixels, ``decoder.onnx`` outlines what is in boxes,
-so that many boxes cost one look. Pixels are normalised inside; everything else is arithmetic that
-needs no PyTorch:
+so that many boxes cost one look. (The weights of ``vit_h`` exceed the 2 GB that one such file
+holds; they lie in ``encoder.onnx.data``.) Pixels are normalised inside; everything else is
+arithmetic that needs no PyTorch:
 
 1. The view. ``vit_*`` looks at the whole picture. ``nano`` looks at a window around each box
    (x, y, w, h), cut off at the border of the picture::

@@ -355,6 +355,7 @@ def test_a_wrong_export_is_refused_and_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.onnx, "export", _wrong_decoder)
+    monkeypatch.setattr(export, "MOST_PICTURES", 2)
     out = tmp_path / "new" / "sam"
     with pytest.raises(SystemExit) as left:
         cli.main(["export", "starter", "--out", str(out)])
@@ -366,6 +367,19 @@ def test_a_wrong_export_is_refused_and_not_left_behind(
     )
     assert "0.01 in the estimated IoU (allowed 0.001): nothing was written" in said.err
     assert said.err.count("\n") == 1
+    assert _names(tmp_path) == set()
+
+
+def test_a_decoder_for_one_number_of_boxes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fixed(*arguments: Any, **options: Any) -> None:
+        _export(*arguments, **{**options, "dynamic_axes": {}})
+
+    monkeypatch.setattr(torch.onnx, "export", fixed)
+    monkeypatch.setattr(export, "MOST_PICTURES", 2)
+    with pytest.raises(InputError, match="starter: could not be exported to onnx"):
+        export_segmenter(ExportConfig(run="starter", out=tmp_path / "sam"))
     assert _names(tmp_path) == set()
 
 
