@@ -170,9 +170,9 @@ COMMANDS: dict[str, Command] = {
         variadic=True,
     ),
     "export": Command(
-        "Export a detector to ONNX, OpenVINO, TorchScript or TensorRT, and check it.",
+        "Export a detector or a segmenter to ONNX and other formats, and check it.",
         "ExportConfig",
-        "toolkit.detect.export:export_detector",
+        "toolkit.export:export",
         "exported",
         ("run",),
     ),

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from toolkit.detect.prompts import Prompts
     from toolkit.evaluate import Comparison, Metrics
     from toolkit.runs import RunFolder
+    from toolkit.segment.export import ExportedSegmenter
     from toolkit.weights_folder import Checked, Got, Listed
 
 
@@ -253,11 +254,18 @@ def reported(config: ReportConfig, result: Path, *, as_json: bool) -> int:
     return 0
 
 
-def exported(config: ExportConfig, result: Exported, *, as_json: bool) -> int:
+def exported(config: ExportConfig, result: Exported | ExportedSegmenter, *, as_json: bool) -> int:
     """Where the model lies, and how it compares with ours."""
     if as_json:
         _json(asdict(result))
-        return 0
+    elif result.kind == "segmenter":
+        _exported_segmenter(config, result)
+    else:
+        _exported_detector(config, result)
+    return 0
+
+
+def _exported_detector(config: ExportConfig, result: Exported) -> None:
     found = result.agreement
     _print(
         f"{result.path}: {result.format}, {len(result.classes)} classes, {result.image_size} px; "
@@ -272,7 +280,23 @@ def exported(config: ExportConfig, result: Exported, *, as_json: bool) -> int:
         f"boxes left: {found.exported_boxes}, of ours {found.boxes}; per picture "
         f"{1000 * found.exported_seconds:.3g} ms, ours {1000 * found.seconds:.3g} ms"
     )
-    return 0
+
+
+def _exported_segmenter(config: ExportConfig, result: ExportedSegmenter) -> None:
+    found = result.agreement
+    _print(
+        f"{result.path}: {result.format}, SAM {result.architecture}, {result.image_size} px; "
+        f"{result.description} says what goes in and what comes out"
+    )
+    _print(
+        f"checked on pictures: {found.pictures} ({found.pictures_from}), boxes: {found.boxes}; it "
+        f"gives the same logits as {config.run} to {found.logits:.2g}, "
+        f"and the same estimates of the IoU to {found.iou:.2g}"
+    )
+    _print(
+        f"per picture with its boxes {1000 * found.exported_seconds:.3g} ms, "
+        f"ours {1000 * found.seconds:.3g} ms"
+    )
 
 
 def weights_listed(config: WeightsListConfig, result: list[Listed], *, as_json: bool) -> int:

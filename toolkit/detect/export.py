@@ -38,17 +38,16 @@ from __future__ import annotations
 
 import io
 import logging
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -60,19 +59,25 @@ from ultralytics.utils.nms import non_max_suppression
 
 from converters.errors import InputError
 from converters.files import write_json
-from converters.folder import DatasetFolder, fold_numbers
 from toolkit.architectures import is_transformer
 from toolkit.config import ExportConfig
 from toolkit.detect.data import STRIDE
 from toolkit.detect.embeddings import ANCHOR
 from toolkit.detect.modes import is_reparameterised, reparameterise
 from toolkit.detect.offline import quiet
-from toolkit.detect.runtimes import Runtime, open_exported, require_packages
+from toolkit.detect.runtimes import Runtime, open_exported
 from toolkit.detect.weights import RunModel, load_trained, with_kinds_only
 from toolkit.devices import resolve_device
-from toolkit.images import RgbImage, read_image
-from toolkit.runs import RunFolder, is_run_of
-from toolkit.starter import STARTER
+from toolkit.exporting import (
+    PROCEDURAL,
+    dataset_pictures,
+    publish,
+    refuse_existing,
+    require_packages,
+    scratch_beside,
+    told_in_one_line,
+)
+from toolkit.images import RgbImage
 from toolkit.synth import DEFECTS, sample
 
 MOST_PICTURES = 10
@@ -83,7 +88,6 @@ BEST_PLACES = 100
 
 _OVERLAP = 0.7
 _MOST_BOXES = 100
-_NOT_YET = ("finetune sam", "finetune classifier", "pretrain sam", "pretrain classifier")
 _SUFFIX = ".toolkit-export"  # ultralytics replaces it wherever it stands in a path
 
 
@@ -138,6 +142,7 @@ class Exported:
         classes: in the order of their scores.
         image_size: side of the square that goes in.
         agreement: with our model.
+        kind: of model.
     """
 
     path: Path
@@ -146,6 +151,7 @@ class Exported:
     classes: tuple[str, ...]
     image_size: int
     agreement: Agreement
+    kind: Literal["detector"] = "detector"
 
 
 def export_detector(config: ExportConfig) -> Exported:
@@ -159,20 +165,19 @@ def export_detector(config: ExportConfig) -> Exported:
     allowed. One that differs by more is not left behind.
 
     Raises:
-        InputError: the run is none of a detector; the destination exists or cannot be written; a
-            package is missing; the model cannot be exported; or the exported one differs.
+        InputError: the run is none of a detector, or the format none for them; the destination
+            exists or cannot be written; a package is missing; the model cannot be exported; or the
+            exported one differs.
     """
-    for path in (config.out, _description_of(config)):
-        if path.exists():
-            raise InputError(f"{path}: exists: choose another --out or remove it")
-    _refuse_others(config.run)
+    refuse_existing(config.out, _description_of(config))
+    _refuse_unfit(config)
     trained = _load(config.run)
     device = _device(config)
     require_packages(config.format)
     size = config.image_size or trained.image_size
     pictures, origin = _pictures(config, size)
-    with _scratch_beside(config.out) as scratch:
-        with _silence(), _told_in_one_line(config):
+    with scratch_beside(config.out) as scratch:
+        with _silence(), told_in_one_line(config):
             made = _export(config, trained.model, size, device, scratch)
             exported = open_exported(config.format, made, device)
             ours = _runtime_of(trained.model, device)
@@ -180,7 +185,7 @@ def export_detector(config: ExportConfig) -> Exported:
         _refuse_difference(config, agreement, tolerance(config, size))
         described = made / "toolkit.json" if made.is_dir() else scratch / "description"
         write_json(described, _describe(config, trained, size, agreement), indent=2)
-        _publish(config, made, described)
+        publish(made, config.out, described, _description_of(config))
     description = _description_of(config)
     return Exported(config.out, description, config.format, trained.names, size, agreement)
 
@@ -198,13 +203,16 @@ def _description_of(config: ExportConfig) -> Path:
     return config.out.with_name(config.out.name + ".json")
 
 
-def _refuse_others(run: Path) -> None:
-    for command in _NOT_YET:
-        if is_run_of(run, command):
-            raise InputError(
-                f"{run}: is a run of `toolkit {command}`: only detectors are exported so far, "
-                "runs of `toolkit finetune yolo`"
-            )
+def _refuse_unfit(config: ExportConfig) -> None:
+    if config.format == "segment-anything":
+        raise InputError(
+            f"{config.run}: is a detector, which segment-anything does not know: choose a --format "
+            "of onnx, openvino, torchscript and engine"
+        )
+    if config.format == "onnx" and not config.out.suffix:
+        raise InputError(
+            f"{config.out}: a detector of format onnx is one file: try {config.out}.onnx"
+        )
 
 
 def _device(config: ExportConfig) -> torch.device:
@@ -230,26 +238,10 @@ def _load(run: Path) -> RunModel:
 
 def _pictures(config: ExportConfig, size: int) -> tuple[list[RgbImage], str]:
     """Pictures for the check, and what they are."""
-    settings = {} if str(config.run) == STARTER else RunFolder(config.run).config()
-    fold = settings.get("fold")
-    if config.data is not None:
-        return _dataset_pictures(config.data, fold)
-    if settings.get("data"):
-        with suppress(InputError):  # moved, or its pictures are gone
-            return _dataset_pictures(config.run / settings["data"], fold)
-    return _procedural_pictures(size), "procedural pictures"
-
-
-def _dataset_pictures(root: Path, fold: int | None) -> tuple[list[RgbImage], str]:
-    """Some of the first split of test, val and train that has any, evenly spread over it."""
-    folder = DatasetFolder.open(root, fold if fold in fold_numbers(root) else None)
-    for split in reversed(folder.splits()):
-        images = folder.read(split).images
-        if images:
-            chosen = images[:: -(-len(images) // MOST_PICTURES)]
-            origin = f"the {split} split of {root.resolve().name}"
-            return [read_image(image.path) for image in chosen], origin
-    raise InputError(f"{root}: holds no pictures: give another --data")
+    found = dataset_pictures(config, MOST_PICTURES)
+    if found is None:
+        return _procedural_pictures(size), PROCEDURAL
+    return [each.pixels for each in found.pictures], found.origin
 
 
 def _procedural_pictures(size: int) -> list[RgbImage]:
@@ -324,21 +316,6 @@ def _export(
     if config.format in ("onnx", "engine"):
         options["simplify"] = find_spec("onnxslim") is not None
     return Path(_SilentExporter(overrides=options)(model))
-
-
-@contextmanager
-def _told_in_one_line(config: ExportConfig) -> Iterator[None]:
-    """Whatever fails in ultralytics, in the format's own library or in running what they made."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{config.out}: {error}") from error
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{config.run}: could not be exported to {config.format} ({reason}): nothing was "
-            "written; try another --format, or without --half and --dynamic"
-        ) from error
 
 
 @contextmanager
@@ -502,46 +479,3 @@ def _shape_in_words(config: ExportConfig, size: int) -> tuple[str, str]:
     if config.format == "engine":
         return f"1 to {config.batch}", f"multiples of 32 up to {2 * size}"
     return "any", "multiples of 32"
-
-
-@contextmanager
-def _scratch_beside(out: Path) -> Iterator[Path]:
-    """A hidden folder beside the destination, which goes when the block ends, well or not.
-
-    One that a killed process left behind is removed by the next call for the same destination.
-
-    Raises:
-        InputError: the folder of the destination cannot be written to.
-    """
-    out = out.absolute()
-    scratch = out.with_name(f".{out.name}.partial")
-    made = [parent for parent in out.parents if not parent.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-    except OSError as error:
-        raise InputError(
-            f"{out}: cannot be written ({error.strerror}): choose a destination you may write"
-        ) from error
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        for parent in made:  # stay where the export does
-            with suppress(OSError):
-                parent.rmdir()
-
-
-def _publish(config: ExportConfig, made: Path, described: Path) -> None:
-    """Give the export its name, last: where it is, its description is too."""
-    if made.is_dir():
-        made.replace(config.out)
-        return
-    description = _description_of(config)
-    described.replace(description)
-    try:
-        made.replace(config.out)
-    except BaseException:
-        description.unlink(missing_ok=True)
-        raise

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,43 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from converters.errors import InputError
+from toolkit.exporting import onnx_session
 
 Runtime: TypeAlias = Callable[[Tensor], Tensor]
 """From pictures (n, 3, height, width), 0 to 1, to answers (n, 4 + classes, places)."""
-
-_EXTRA = '"defect-toolkit[export]"'
-_PACKAGES: dict[str, dict[str, str]] = {
-    "onnx": {"onnx": _EXTRA, "onnxruntime": _EXTRA},
-    "openvino": {"openvino": '"openvino>=2024.0"'},
-    "torchscript": {},
-    "engine": {"onnx": _EXTRA, "tensorrt": "tensorrt"},
-}
-"""Packages that a format needs, by the name they are imported under, and what pip installs."""
-
-
-def require_packages(form: str) -> None:
-    """Import what a format needs; ultralytics would install it by itself.
-
-    Raises:
-        InputError: a package is not installed.
-    """
-    # Both report to their makers from the moment they are imported, and onnxruntime (1.29 on) keeps
-    # a number for this machine in the user's home. openvino does not if this package is not there.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    missing = [name for name in _PACKAGES[form] if not _can_import(name)]
-    if missing:
-        wanted = " ".join(dict.fromkeys(_PACKAGES[form][name] for name in missing))
-        raise InputError(f"format {form}: needs {' and '.join(missing)}: pip install {wanted}")
-
-
-def _can_import(name: str) -> bool:
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        return False
-    return True
 
 
 def open_exported(form: str, path: Path, device: torch.device) -> Runtime:
@@ -67,14 +31,7 @@ def open_exported(form: str, path: Path, device: torch.device) -> Runtime:
 
 
 def _open_onnx(path: Path) -> Runtime:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    # Threads that spin while they wait take turns with whatever else runs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    content = path.read_bytes()  # a session keeps its file open, which Windows would not rename
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     name = session.get_inputs()[0].name
 
     def run(pixels: Tensor) -> Tensor:

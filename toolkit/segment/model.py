@@ -243,26 +243,48 @@ def encode(sam: Sam, images: Sequence[Tensor]) -> Tensor:
     return cast(Tensor, sam.image_encoder(padded))
 
 
-def decode(sam: Sam, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+def decode(
+    sam: Sam,
+    embeddings: Tensor,
+    boxes: Tensor,
+    points: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Outline what is in each box: one decoder call for prompts of any number of images.
+
+    Args:
+        sam: the model.
+        embeddings: shape (n, channels, grid, grid), the embedding of each box's own image.
+        boxes: shape (n, 4), corners (x0, y0, x1, y1) in pixels of the input frame.
+        points: shape (n, k, 2), x and y in pixels of the input frame, and what they say, shape
+            (n, k): 1 inside the object, 0 outside, -1 nothing.
+
+    Returns:
+        mask logits of shape (n, cells, cells), positive inside, and the decoder's own estimates
+        of their IoU of shape (n,); both float32.
+    """
+    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=None)
+    return decode_prompts(sam, embeddings, sparse, dense)
+
+
+def decode_prompts(
+    sam: Sam, embeddings: Tensor, sparse: Tensor, dense: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As ``decode``, of prompts that are encoded already.
 
     The same computation as ``MaskDecoder.predict_masks`` for its single-mask output, without the
     repeated embeddings.
 
     Args:
         sam: the model.
-        embeddings: shape (n, channels, grid, grid), the embedding of each box's own image.
-        boxes: shape (n, 4), corners (x0, y0, x1, y1) in pixels of the input frame.
-
-    Returns:
-        mask logits of shape (n, cells, cells), positive inside, and the decoder's own estimates
-        of their IoU of shape (n,); both float32.
+        embeddings: shape (n, channels, grid, grid), the embedding of each prompt's own image.
+        sparse: shape (n, tokens, channels).
+        dense: shape (n, channels, grid, grid).
     """
     decoder = sam.mask_decoder
-    sparse, dense = sam.prompt_encoder(points=None, boxes=boxes, masks=None)
+    count = sparse.shape[0]  # a tracer would take len() for a constant
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([own.expand(len(boxes), -1, -1), sparse], dim=1)
-    positions = sam.prompt_encoder.get_dense_pe().expand(len(boxes), -1, -1, -1)
+    tokens = torch.cat([own.expand(count, -1, -1), sparse], dim=1)
+    positions = sam.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
     tokens, cells = decoder.transformer(embeddings + dense, positions, tokens)
     cells = decoder.output_upscaling(cells.transpose(1, 2).reshape(embeddings.shape))
     # Token 0 answers for the IoU; token 1 for the one mask of an unambiguous prompt, such as a box.

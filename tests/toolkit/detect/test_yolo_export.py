@@ -19,9 +19,9 @@ import yaml
 from pydantic import ValidationError
 
 from converters.errors import InputError
-from toolkit import cli
+from toolkit import cli, exporting
 from toolkit.config import ExportConfig, FinetuneYoloConfig
-from toolkit.detect import Detector, export, finetune_yolo, runtimes
+from toolkit.detect import Detector, export, finetune_yolo
 from toolkit.detect.export import Agreement, Exported, export_detector
 from toolkit.detect.modes import reparameterise
 from toolkit.detect.weights import load_trained, save_description, save_weights
@@ -307,7 +307,7 @@ class _Killed(BaseException):
     [
         ("_export", RuntimeError("no such\noperator"), InputError),
         ("open_exported", _Killed(), _Killed),
-        ("_publish", _Killed(), _Killed),
+        ("publish", _Killed(), _Killed),
     ],
 )
 def test_nothing_is_left_of_an_export_that_fails(
@@ -384,8 +384,8 @@ def test_no_runtime_reports_home_or_writes_there(
         switches.append(os.environ.get("ORT_DISABLE_TELEMETRY"))
         return True
 
-    monkeypatch.setattr(runtimes, "_can_import", look)
-    runtimes.require_packages("onnx")
+    monkeypatch.setattr(exporting, "_can_import", look)
+    exporting.require_packages("onnx")
     assert switches == ["1", "1"]  # before anything is imported
     environment = {**os.environ, "HOME": str(tmp_path)}
     script = "import onnxruntime; onnxruntime.SessionOptions()"
@@ -408,9 +408,24 @@ def test_only_detectors_are_exported(tmp_path: Path) -> None:
         export_detector(config)
     for command in ("finetune sam", "finetune classifier"):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"command": command}))
-        with pytest.raises(InputError, match=f"`toolkit {command}`: only detectors are exported"):
+        with pytest.raises(InputError, match=f"is a run of `toolkit {command}`, not of "):
             export_detector(config)
     assert _files(tmp_path) == {"config.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("out", "form", "told"),
+    [
+        ("model", "onnx", "a detector of format onnx is one file: try .*model.onnx"),
+        ("model.pth", "segment-anything", "is a detector, which segment-anything does not know"),
+    ],
+)
+def test_formats_of_segmenters_are_refused(run: Path, out: str, form: str, told: str) -> None:
+    config = ExportConfig.model_validate({"run": run, "out": run / out, "format": form})
+    before = _files(run)
+    with pytest.raises(InputError, match=told):
+        export_detector(config)
+    assert _files(run) == before
 
 
 def test_a_gpu_is_asked_for_where_one_is_needed(run: Path, tmp_path: Path) -> None:
