@@ -112,6 +112,31 @@ class RunFolder:
         write_json(self.checkpoints / "model.json", description, indent=2)
 
 
+def refuse_other_fold(weights: str, data: Path, fold: int | None) -> None:
+    """Refuse to start from a run that has learnt what is held out now.
+
+    Args:
+        weights: what training starts from; a run folder, or anything else.
+        data: dataset folder to train on.
+        fold: of it.
+
+    Raises:
+        InputError: it is a run on another fold of the same data.
+    """
+    root = Path(weights)
+    if not (root / "config.yaml").is_file():
+        return
+    settings = RunFolder(root).config()
+    known = settings.get("data")
+    if known is None or (root / known).resolve() != data.resolve():
+        return
+    if settings.get("fold") != fold:
+        raise InputError(
+            f"{weights}: has learnt from fold {settings.get('fold')} of {data}, and so from "
+            f"pictures that fold {fold} holds out: start from other weights"
+        )
+
+
 def is_run_of(root: Path, command: str) -> bool:
     """Whether a folder is a run of a command ("pretrain sam")."""
     path = root / "config.yaml"

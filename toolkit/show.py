@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from converters.dataset import GOOD
+from toolkit.architectures import PLAIN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -345,7 +346,8 @@ def weights_got(config: WeightsGetConfig, result: Got, *, as_json: bool) -> int:
     if known.task == "prompts make":
         _print("use it with `toolkit prompts make PHRASES.yaml --out FILE.safetensors`")
         return 0
-    _print(f"start from it with `toolkit {known.task} --weights {weights}`")
+    arch = f" --arch {known.name}" if known.name in PLAIN else ""
+    _print(f"start from it with `toolkit {known.task}{arch} --weights {weights}`")
     return 0
 
 

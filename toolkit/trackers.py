@@ -109,6 +109,9 @@ class MLflow:
 
     def __init__(self) -> None:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        # By default a server that is down would hold up training for minutes, every epoch.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         import mlflow
@@ -292,7 +295,8 @@ class Trackers:
         except Exception as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(
-                f"--track {name}: cannot start ({reason}): set it up, or leave it out"
+                f"--track {name}: cannot start ({reason}): set it up, or leave it out, and give "
+                "--resume: the run folder is there"
             ) from error
         self._running[name] = tracker
         self._known[name] = known
@@ -303,8 +307,8 @@ class Trackers:
 def _made(name: str) -> Tracker:
     try:
         return KINDS[name]()
-    except ImportError as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # a broken installation raises nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f'--track {name}: cannot be imported ({reason}): pip install "defect-toolkit[{name}]", '
             "or leave it out"

@@ -164,7 +164,7 @@ def fit(
 
     Raises:
         InputError: the state to resume from is damaged or of another model; the loss is no longer
-            finite; a tracker cannot start.
+            finite; a tracker cannot start; memory is too small.
     """
     optimizer = _optimizer(task.model, schedule, rate_factors or {})
     state = run.checkpoints / "last.safetensors"
@@ -174,8 +174,25 @@ def fit(
         progress = _load_state(state, task.model, optimizer, average)
         note(f"resuming after epoch {progress.epoch} of {schedule.epochs}")
     trim_log(run, progress.epoch)
-    with run.tracked(progress.epoch):
+    with run.tracked(progress.epoch), memory_told():
         return _epochs(task, schedule, run, optimizer, average, progress, kept)
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Say in one line that memory was too small.
+
+    Raises:
+        InputError: it was.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's own kinds are of this one
+        if "out of memory" not in str(error).lower():
+            raise
+        raise InputError(
+            "out of memory: give a smaller --batch, and another --out (the batch of a run stays)"
+        ) from error
 
 
 def _epochs(

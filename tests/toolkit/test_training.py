@@ -12,7 +12,7 @@ from toolkit import training
 from toolkit.config import FinetuneSamConfig
 from toolkit.devices import resolve_device
 from toolkit.runs import RunFolder
-from toolkit.training import Progress, Schedule, check_resumable, fit
+from toolkit.training import Progress, Schedule, check_resumable, fit, memory_told
 
 
 class LineTask:
@@ -307,3 +307,13 @@ def test_devices():
         resolve_device("cuda:99")
     with pytest.raises(InputError, match="is unknown"):
         resolve_device("toaster")
+
+
+def test_memory_that_is_too_small_is_one_line() -> None:
+    with (
+        pytest.raises(InputError, match="out of memory: give a smaller --batch, and another --out"),
+        memory_told(),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_told():
+        raise RuntimeError("shapes cannot be multiplied")

@@ -19,7 +19,7 @@ from toolkit.config import FinetuneClassifierConfig
 from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.predictions import ImageProbabilities, PredictionCard, write_probabilities
-from toolkit.runs import RunFolder
+from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import picture_factors
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, check_resumable, fit
@@ -43,6 +43,7 @@ def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
     """
     device = resolve_device(config.device)
     folder = DatasetFolder.open(config.data, config.fold)
+    refuse_other_fold(config.weights, config.data, config.fold)
     datasets = _read_splits(folder)
     classes = (GOOD, *datasets["train"].categories)
     model, config = _starting_point(config, classes)

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from converters.errors import InputError
-from toolkit.architectures import PLAIN, WORLD
+from toolkit.architectures import PLAIN, WORLD, scale_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
@@ -48,6 +48,14 @@ def check_architecture(arch: str) -> None:
         nearest = difflib.get_close_matches(arch, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
         raise ValueError(f"arch: no detector is called {arch!r}: {hint}")
+
+
+def check_scale(arch: str, scale: str, given: bool) -> None:
+    """Raise ValueError for a plain detector with the scale of another one."""
+    if arch != WORLD and given and scale != scale_of(arch):
+        name = arch[:-1] + scale
+        hint = f"give arch {name}" if name in PLAIN else "leave scale out"
+        raise ValueError(f"scale: that of {arch} is part of its name: {hint}")
 
 
 C = TypeVar("C", bound=Config)

@@ -20,6 +20,7 @@ from toolkit.config.base import (
     Positive,
     Trackers,
     check_architecture,
+    check_scale,
     check_stride,
 )
 from toolkit.known_weights import CLIP
@@ -129,6 +130,7 @@ class FinetuneYoloConfig(Config):
                 raise ValueError(f"embeddings: {self.arch} has none: leave them out")
             if self.open_vocabulary:
                 raise ValueError(f"open_vocabulary: {self.arch} has none: leave it out")
+        check_scale(self.arch, self.scale, "scale" in self.model_fields_set)
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from toolkit.config.base import (
     Positive,
     Trackers,
     check_architecture,
+    check_scale,
     check_stride,
 )
 
@@ -76,6 +77,7 @@ class PretrainYoloConfig(PretrainConfig):
     def _detector_can_do_it(self) -> PretrainYoloConfig:
         check_stride(self.image_size)
         check_architecture(self.arch)
+        check_scale(self.arch, self.scale, "scale" in self.model_fields_set)
         if is_transformer(self.arch):
             raise ValueError(f"arch: {self.arch} is not pretrained on procedural pictures so far")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from ultralytics.nn.tasks import DetectionModel, WorldModel, torch_safe_load
 
 from converters.errors import InputError
 from toolkit.architectures import WORLD, scale_of
-from toolkit.detect.embeddings import EMBEDDING_SIZE, ClassEmbeddings
+from toolkit.detect.embeddings import ANCHOR, EMBEDDING_SIZE, ClassEmbeddings
 from toolkit.detect.models import (
     Scale,
     backbone_layers,
@@ -29,6 +30,7 @@ M = TypeVar("M", bound=DetectionModel)
 
 _STEM_CHANNELS: dict[int, Scale] = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
 _ENOUGH_SHARED = 0.95  # the same architecture of another ultralytics shares all; v1 shares 0.55
+_ROWS = re.compile(r"\.(one2one_)?cv3\.\d+\.2\.(weight|bias)$|score_head|class_embed")
 _CLASS_LAYERS = (".cv3.", ".one2one_cv3.", "score_head", "class_embed")
 """What depends on the number of classes in plain detectors."""
 
@@ -75,8 +77,9 @@ def load_plain_start(
 ) -> StartingPoint:
     """Load what fine-tuning a plain detector starts from.
 
-    Tensors are taken by name and shape, as ultralytics does: where the number of classes is another
-    one, the layers that depend on it are random.
+    Tensors are taken by name and shape, as ultralytics does, and the rows of a class by its name:
+    those of classes that the weights do not know are random, and so are layers whose width depends
+    on another number of classes.
 
     Args:
         arch: one of ``toolkit.architectures.PLAIN``.
@@ -96,21 +99,52 @@ def load_plain_start(
         return StartingPoint(model, scale, None, "random weights", "random", arch)
     found = _open(weights, trust)
     pretrained = isinstance(found, RunModel) and found.pretrained
-    state = (found.model if isinstance(found, RunModel) else found).state_dict()
-    own = model.state_dict()
-    shared = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    source = found.model if isinstance(found, RunModel) else found
+    state, own = source.state_dict(), model.state_dict()
+    rows = _class_rows(model)
+    shared = {
+        k: v for k, v in state.items() if k in own and v.shape == own[k].shape and k not in rows
+    }
     needed = [k for k in own if not any(part in k for part in _CLASS_LAYERS)]
     if sum(k in shared for k in needed) < _ENOUGH_SHARED * len(needed):
         _take_backbone(model, state, weights, f"{arch} or of its backbone")
         prepare_to_learn(model)
         line = f"the backbone of {_name(weights)}"
         return StartingPoint(model, scale, None, line, "random", arch)
+    known = _known_classes(source, classes)
+    for name in rows & state.keys():
+        if known and state[name].shape[1:] == own[name].shape[1:]:
+            shared[name] = own[name].clone()
+            for row, theirs in known.items():
+                shared[name][row] = state[name][theirs]
     model.load_state_dict(shared, strict=False)
     if pretrained:
         prepare_to_learn(model)
-    line = f"{_name(weights)} ({len(shared)} of {len(own)} tensors)"
+    line = (
+        f"{_name(weights)} ({len(shared)} of {len(own)} tensors, "
+        f"{len(known)} of {len(classes)} classes)"
+    )
     origin: Origin = "procedural" if pretrained else "photographs"
     return StartingPoint(model, scale, None, line, origin, arch)
+
+
+def _class_rows(model: DetectionModel) -> set[str]:
+    """Names of the tensors that have a row for each class."""
+    head = f"model.{len(model.model) - 1}."
+    return {name for name in model.state_dict() if name.startswith(head) and _ROWS.search(name)}
+
+
+def _known_classes(source: DetectionModel, classes: tuple[str, ...]) -> dict[int, int]:
+    """Which rows of other weights are for which of ours, by the names of the classes.
+
+    What was found as "defect" is a start for every kind. The rows of YOLO-World are for no class.
+    """
+    if isinstance(source, WorldModel):
+        return {}
+    theirs = {str(name): index for index, name in dict(source.names).items()}
+    if tuple(theirs) == (ANCHOR,):
+        return dict.fromkeys(range(len(classes)), 0)
+    return {row: theirs[name] for row, name in enumerate(classes) if name in theirs}
 
 
 def _name(weights: str) -> str:

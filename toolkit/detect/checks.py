@@ -36,6 +36,14 @@ def check_form(
         )
 
 
+def check_there(run: RunFolder) -> None:
+    """Refuse a run folder that the first process has made on another machine."""
+    if not (run.root / "config.yaml").is_file():
+        raise InputError(
+            f"{run.root}: is not the same on all machines: give a folder that they share"
+        )
+
+
 def check_shared(run: RunFolder, epochs: int, device: torch.device) -> None:
     """Refuse a run folder that another machine has another one of."""
     here = torch.tensor(float(epochs), device=device)

@@ -24,6 +24,7 @@ from toolkit.detect.checks import (
     check_pictures,
     check_shared,
     check_splits,
+    check_there,
 )
 from toolkit.detect.detector import Detector, predict_dataset
 from toolkit.detect.embeddings import ClassEmbeddings
@@ -57,7 +58,7 @@ from toolkit.detect.weights import (
 from toolkit.devices import resolve_device
 from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.processes import Place, check_batch, joined, launch, own_device, to_launch
-from toolkit.runs import RunFolder
+from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import epoch_length
 from toolkit.training import check_resumable, trim_log
 
@@ -105,22 +106,26 @@ def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> 
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
     check_splits(splits, config)
     asked = config
+    refuse_other_fold(config.weights, config.data, config.fold)
     start, embeddings, replay = _start(config, splits)
     once = training_material(splits, config, replay)
-    config = in_epochs(config, epoch_length(once.factors))
-    shown = once.repeated(config.repeat)
+    epochs, pictures = in_epochs(config, epoch_length(once.factors))
+    config = config.model_copy(update={"epochs": epochs})
+    shown = once.repeated(config.repeat) if config.steps is None else once.lasting(pictures)
     image_size = _image_size(config, splits["train"])
     check_last_batch(config, epoch_length(shown.factors), image_size, here.world)
     if here.leads:
         check_pictures(splits if replay is None else {**splits, "replay": replay.train})
     with here.in_turn():
-        resume = config.resume or not here.leads
-        run = RunFolder.create(config.out, COMMAND, asked, resume=resume)
+        run = RunFolder(config.out)
+        if here.leads:
+            run = RunFolder.create(config.out, COMMAND, asked, resume=config.resume)
+        check_there(run)
     check_resumable(run, COMMAND, asked, FREE_ON_RESUME)
     state = run.checkpoints / "last.safetensors"
     done = read_state(state) if state.is_file() else None
-    epochs = done.epochs if done else 0
-    check_shared(run, epochs, device)
+    done_epochs = done.epochs if done else 0
+    check_shared(run, done_epochs, device)
     model = RunModel(
         start.model,
         start.scale,
@@ -136,8 +141,8 @@ def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> 
     _announce(model, replay, device)
     if done is None or not done.progress["stopped"]:
         if here.leads:
-            trim_log(run, epochs)
-        with run.tracked(epochs):
+            trim_log(run, done_epochs)
+        with run.tracked(done_epochs):
             _train(config, image_size, shown, start, embeddings, device, run)
     if not here.leads:
         return run

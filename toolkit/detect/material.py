@@ -38,6 +38,11 @@ class Material:
         train = self.train.subset(self.train.images * times)
         return replace(self, train=train, own_factors=self.own_factors * times)
 
+    def lasting(self, pictures: int) -> Material:
+        """The same, with epochs that show so many pictures (with a replay one less)."""
+        ratio = (pictures - (self.replay is not None)) / sum(self.factors)
+        return replace(self, own_factors=[factor * ratio for factor in self.own_factors])
+
     def summary(self) -> str:
         """What an epoch is made of."""
         images = self.train.images

@@ -41,18 +41,22 @@ _EPOCH_STEPS = 20
 """Fewest steps between looks at val where the length of training is given in steps."""
 
 
-def in_epochs(config: FinetuneYoloConfig, images: int) -> FinetuneYoloConfig:
-    """The configuration with its length in epochs, where it was given in steps.
+def in_epochs(config: FinetuneYoloConfig, images: int) -> tuple[int, int]:
+    """How many epochs there are, and how many pictures each shows.
+
+    Where the length is given in steps, epochs are about as long as they would be, but at least 20
+    steps, and together as many as asked (fewer than one step per epoch more).
 
     Args:
         config: as the user gave it.
-        images: pictures that training shows once, on average.
+        images: pictures of an epoch in which none is repeated.
     """
+    images *= config.repeat
     if config.steps is None:
-        return config
-    repeat = max(config.repeat, math.ceil(_EPOCH_STEPS * config.batch / images))
-    epochs = max(1, round(config.steps / math.ceil(repeat * images / config.batch)))
-    return config.model_copy(update={"repeat": repeat, "epochs": epochs})
+        return config.epochs, images
+    usual = max(_EPOCH_STEPS, math.ceil(images / config.batch))
+    epochs = max(1, round(config.steps / usual))
+    return epochs, math.ceil(config.steps / epochs) * config.batch
 
 
 def training_arguments(

@@ -169,6 +169,17 @@ class _Offline(DetectionTrainer):  # type: ignore[misc]
         self.stopper.best_fitness = found.progress["stopper_best"]
         self.stopper.best_epoch = found.progress["best_epoch"]
         self.start_epoch = self.draws.epoch = found.epochs
+        model = unwrap_model(self.model)
+        if getattr(model.model[-1], "one2one_cv2", None) is not None:
+            # The loss of detectors with two heads shifts its weight from epoch to epoch.
+            model.criterion = model.init_criterion()
+            model.criterion.updates = found.epochs - 1
+            model.criterion.update()
+
+    def _model_train(self) -> None:
+        """Begin an epoch: what a model draws while it learns (RT-DETR's noise) depends on it."""
+        super()._model_train()
+        torch.manual_seed((self.args.seed * 1_000_003 + self.epoch) * 1024 + place().rank)
 
     def run_callbacks(self, event: str) -> None:
         """Run none: what is to happen after an epoch is a method below."""

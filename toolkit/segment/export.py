@@ -415,10 +415,18 @@ def _pictures(config: ExportConfig, architecture: Architecture) -> tuple[list[Bo
     if found is None:
         return [_procedural_picture(seed) for seed in range(most)], PROCEDURAL
     pictures = [
-        Boxed(each.pixels, [instance.box for instance in each.image.instances[:MOST_BOXES]])
+        Boxed(each.pixels, [_inside(i.box, each.pixels) for i in each.image.instances[:MOST_BOXES]])
         for each in found.pictures
     ]
     return pictures, found.origin
+
+
+def _inside(box: Box, pixels: RgbImage) -> Box:
+    """What of a box lies in its picture: segment-anything's predictor does not cut boxes."""
+    height, width = pixels.shape[:2]
+    left, top = max(box[0], 0.0), max(box[1], 0.0)
+    right, bottom = min(box[0] + box[2], float(width)), min(box[1] + box[3], float(height))
+    return left, top, right - left, bottom - top
 
 
 def _procedural_picture(seed: int) -> Boxed:

@@ -15,7 +15,7 @@ from toolkit.config import FinetuneSamConfig
 from toolkit.console import note
 from toolkit.devices import resolve_device
 from toolkit.predictions import PredictionCard, write_predictions
-from toolkit.runs import RunFolder
+from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import picture_factors
 from toolkit.segment.data import Prompt, masked_prompts
 from toolkit.segment.learning import Learns, encoder_learns, rate_factors
@@ -44,6 +44,7 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     """
     device = resolve_device(config.device)
     folder = DatasetFolder.open(config.data, config.fold)
+    refuse_other_fold(config.weights, config.data, config.fold)
     train, val = _prompts(folder, "train"), _prompts(folder, "val")
     sam, config = _starting_point(config)
     learns, schedule = _plan(config)

@@ -20,6 +20,7 @@ from toolkit.segment.losses import sam_losses
 from toolkit.segment.model import decode, encode, mask_size
 from toolkit.segment.segmenter import encode_views, outline
 from toolkit.segment.views import View, views_of
+from toolkit.training import memory_told
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]
 """From logits, estimates, targets and what is inside to losses, as ``sam_losses``."""
@@ -70,7 +71,8 @@ class SamTask:
         choose(sam, learns)
         self._embeddings: dict[ImageView, Tensor] = {}
         if not encoder_learns(learns):
-            self._embeddings = self._encode_once([*by_image(train), *self._val])
+            with memory_told():
+                self._embeddings = self._encode_once([*by_image(train), *self._val])
         self._sampler = Sampler(
             train,
             self._store,

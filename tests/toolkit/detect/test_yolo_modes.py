@@ -150,7 +150,7 @@ class _Killed(BaseException):
         ({"workers": 2, "sampling": "repeat-factor"}, 2),
         ({"mode": "prompt"}, 1),
         ({"mode": "reparam", "optimizer": "SGD"}, 2),
-        ({"arch": "yolo11n", "weights": "none"}, 1),
+        ({"arch": "yolo26n", "weights": "none"}, 1),  # whose loss shifts from epoch to epoch
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_weights(

@@ -24,6 +24,7 @@ from toolkit.detect.export import export_detector
 from toolkit.detect.models import build_plain
 from toolkit.detect.pretrain import pretrain_yolo
 from toolkit.detect.recipe import in_epochs, training_arguments
+from toolkit.detect.trainer import OfflinePlainTrainer
 from toolkit.detect.weights import (
     COMMAND,
     RunModel,
@@ -116,7 +117,10 @@ def test_weights_of_the_same_architecture_are_taken_but_for_the_classes(tmp_path
 def test_the_starter_gives_a_plain_yolov8_what_both_have() -> None:
     start = load_plain_start("yolov8n", ("scratch", "spot"), "starter", 0, trust=False)
     world = load_starting_point("starter", "n", 0, trust=False).model.state_dict()
-    assert (start.source, start.origin) == ("starter (315 of 355 tensors)", "procedural")
+    assert (start.source, start.origin) == (
+        "starter (315 of 355 tensors, 0 of 2 classes)",
+        "procedural",
+    )
     own = start.model.state_dict()
     layers = {int(name.split(".")[1]) for name, tensor in own.items() if _in(name, tensor, world)}
     assert set(range(10)) <= layers and 22 in layers
@@ -124,6 +128,33 @@ def test_the_starter_gives_a_plain_yolov8_what_both_have() -> None:
 
 def _in(name: str, tensor: torch.Tensor, state: dict[str, torch.Tensor]) -> bool:
     return name in state and torch.equal(state[name], tensor)
+
+
+def test_rows_of_classes_go_by_their_names(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", COMMAND, _config(tmp_path / "data", "run"))
+    model = build_plain("yolov8n", ("scratch", "dent", "hole"), seed=3)
+    save_description(run, RunModel(model, "n", None, 64, "random weights", arch="yolov8n"))
+    save_weights(run, model.state_dict())
+
+    start = load_plain_start("yolov8n", ("hole", "glue", "scratch"), str(run.root), 0, trust=False)
+
+    name = "model.22.cv3.1.2.weight"
+    theirs, own = model.state_dict()[name], start.model.state_dict()[name]
+    random = build_plain("yolov8n", ("hole", "glue", "scratch"), seed=0).state_dict()[name]
+    assert torch.equal(own[0], theirs[2]) and torch.equal(own[2], theirs[0])
+    assert torch.equal(own[1], random[1])
+    assert start.source.endswith("2 of 3 classes)")
+
+
+def test_what_was_found_as_defect_starts_every_class(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", COMMAND, _config(tmp_path / "data", "run"))
+    model = build_plain("rtdetr-l", ("defect",), seed=3)
+    save_description(run, RunModel(model, "l", None, 64, "random weights", arch="rtdetr-l"))
+    save_weights(run, model.state_dict())
+    start = load_plain_start("rtdetr-l", ("hole", "glue"), str(run.root), 0, trust=False)
+    name = "model.28.enc_score_head.weight"
+    theirs, own = model.state_dict()[name], start.model.state_dict()[name]
+    assert torch.equal(own, theirs.expand(2, -1))
 
 
 def test_another_architecture_gives_its_backbone_or_is_refused(tmp_path: Path) -> None:
@@ -180,6 +211,8 @@ def test_pretraining_gives_a_plain_detector_that_finds_one_class(tmp_path: Path)
         ({"arch": "yolo11n", "mode": "prompt"}, "mode: prompt is for class embeddings"),
         ({"arch": "yolo11n", "mode": "reparam"}, "mode: reparam is for class embeddings"),
         ({"arch": "yolo11n", "embeddings": Path("e")}, "embeddings: yolo11n has none"),
+        ({"arch": "yolo11n", "scale": "x"}, "scale: .* is part of its name: give arch yolo11x"),
+        ({"arch": "rtdetr-l", "scale": "n"}, "scale: .* is part of its name: leave scale out"),
     ],
 )
 def test_what_a_plain_detector_cannot_do_is_said(options: dict[str, Any], message: str) -> None:
@@ -223,15 +256,37 @@ def test_rates_of_plain_detectors(arch: str, origin: Any, rate: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "images", "repeat", "epochs"),
-    [(200, 320, 1, 10), (200, 32, 10, 10), (5, 1000, 1, 1), (100, 7, 46, 5)],
+    ("steps", "images", "epochs", "each"),
+    [
+        (200, 320, 10, 20),
+        (200, 32, 10, 20),
+        (5, 1000, 1, 5),
+        (100, 30_000, 1, 100),
+        (270, 2912, 1, 270),
+    ],
 )
-def test_a_length_in_steps_becomes_epochs_of_twenty_or_more(
-    steps: int, images: int, repeat: int, epochs: int
+def test_a_length_in_steps_becomes_epochs_of_about_their_length(
+    steps: int, images: int, epochs: int, each: int
 ) -> None:
     config = FinetuneYoloConfig(data=Path("data"), out=Path("run"), steps=steps, batch=16)
-    found = in_epochs(config, images)
-    assert (found.repeat, found.epochs) == (repeat, epochs)
+    assert in_epochs(config, images) == (epochs, each * 16)
+
+
+@pytest.mark.parametrize("steps", [3, 50])
+def test_as_many_steps_are_made_as_asked(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    made: list[int] = []
+    step = OfflinePlainTrainer.optimizer_step
+
+    def counted(self: OfflinePlainTrainer) -> None:
+        made.append(self.epoch)
+        step(self)
+
+    monkeypatch.setattr(OfflinePlainTrainer, "optimizer_step", counted)
+    data = make_dataset(good=1, per_kind=2)
+    finetune_yolo(_config(data, "run", arch="yolov9t", steps=steps, batch=2, workers=0))
+    assert (len(made), max(made) + 1) == (steps, max(1, round(steps / 20)))
 
 
 def test_every_architecture_that_is_listed_exists() -> None:
