@@ -280,6 +280,8 @@ def test_processes_end_with_the_one_that_started_them(
     functions: FinetuneYoloConfig, end: signal.Signals
 ) -> None:
     code = (
+        # A shell starts what runs in the background with SIGINT ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from toolkit.config import FinetuneYoloConfig as C; "
         "from toolkit.processes import launch; "
         "launch('functions:waits', C(data=sys.argv[1], out=sys.argv[1]), ['cpu', 'cpu'])"

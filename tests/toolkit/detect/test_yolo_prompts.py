@@ -230,7 +230,8 @@ def test_an_official_file_finds_the_classes_that_it_is_told(
     phrases.write_text("spot: bright spot\nscratch: [a dark scratch, hair line]\n")
     detector, out = _official(tmp_path / "yolov8n-worldv2.pt"), tmp_path / "out"
     config = {"detector": detector, "embeddings": phrases, "clip": clip, "splits": ("test",)}
-    counts = predict(PredictConfig(source=data, out=out, **config))
+    every = {"max_detections": 20_000, "confidence": 0.0}  # so that no class crowds out another
+    counts = predict(PredictConfig(source=data, out=out, **config, **every))
 
     found = read_results(out / "predictions/test.json")
     assert len(found) == counts["test"] > 0
