@@ -29,7 +29,6 @@ from benchmarks.text import with_interval
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneYoloConfig
 from toolkit.detect import Detector, finetune_yolo
-from toolkit.detect.tiles import Tiling, tile_dataset, window_factors
 from toolkit.detect.trainer import OfflineWorldTrainer
 from toolkit.devices import resolve_device
 from toolkit.evaluate import Rules
@@ -38,9 +37,7 @@ from toolkit.evaluate.scoring import Part, score_parts
 from toolkit.evaluate.sheet import Sheet
 from toolkit.images import read_image
 from toolkit.predictions import read_card, read_results
-from toolkit.sampling import epoch_length
 
-EPOCHS = 4
 TIMED_PICTURES = 20
 FIGURE = "box.AP50"
 
@@ -57,12 +54,8 @@ def main() -> None:
         }
     if options.large:
         arms["large"] = {"image_size": options.large}
-    items = {arm: _items(options, settings) for arm, settings in arms.items()}
-    most = -(-max(items.values()) // options.batch)
-    steps = max(1, round(options.steps / most)) * most
     for arm, settings in arms.items():
-        repeat, epochs = _length(items[arm], options.batch, steps)
-        _train(options, options.out / arm, {**settings, "repeat": repeat, "epochs": epochs})
+        _train(options, options.out / arm, settings)
     table = "\n".join(_table(options, list(arms)))
     (options.out / "tiles.md").write_text(table + "\n", encoding="utf-8")
     print(table)
@@ -79,32 +72,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tile-overlap", type=float, default=0.2)
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--large", type=int, help="another image size for whole pictures")
-    parser.add_argument(
-        "--steps", type=int, default=240, help="about; at least an epoch of the most windows"
-    )
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--weights", default="starter")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
-
-
-def _items(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Pictures or windows in an epoch."""
-    train = DatasetFolder.open(options.data, options.fold).read("train")
-    if "tile" not in settings:
-        return len(train.images)
-    windows = tile_dataset(train, Tiling(settings["tile"], settings["tile_overlap"]))
-    return epoch_length(window_factors(windows, "uniform", 1.0))
-
-
-def _length(items: int, batch: int, steps: int) -> tuple[int, int]:
-    """How often an item counts in an epoch, and epochs (1 to 6), nearest to so many steps."""
-    choices = ((repeat, epochs) for repeat in range(1, 500) for epochs in range(1, 7))
-    return min(
-        choices, key=lambda c: (abs(c[1] * -(-c[0] * items // batch) - steps), abs(c[1] - EPOCHS))
-    )
 
 
 def _train(options: argparse.Namespace, run: Path, settings: dict[str, Any]) -> None:
@@ -122,7 +96,8 @@ def _train(options: argparse.Namespace, run: Path, settings: dict[str, Any]) -> 
                 fold=options.fold,
                 out=run,
                 weights=options.weights,
-                patience=settings["epochs"],
+                steps=options.steps,
+                patience=options.steps,
                 batch=options.batch,
                 workers=options.workers,
                 device=options.device,
@@ -130,23 +105,28 @@ def _train(options: argparse.Namespace, run: Path, settings: dict[str, Any]) -> 
                 **settings,
             )
         )
-    steps = settings["epochs"] * -(-settings["repeat"] * _items(options, settings) // options.batch)
     facts = {
-        "steps": steps,
-        "seconds_per_step": (clock.training - clock.validation) / steps,
+        "steps": clock.steps,
+        "seconds_per_step": (clock.training - clock.validation) / clock.steps,
         "seconds_per_picture": _seconds_per_picture(options, run, folder),
     }
     (run / "done.json").write_text(json.dumps(facts))
 
 
 class _Clock:
-    """Seconds in training, and in the validation that is a part of it."""
+    """Seconds in training, and in the validation that is a part of it; steps that were made."""
 
     def __init__(self) -> None:
         self.training = self.validation = 0.0
+        self.steps = 0
 
     def running(self) -> Any:
         train, validate = OfflineWorldTrainer.train, OfflineWorldTrainer.validate
+        step = OfflineWorldTrainer.optimizer_step
+
+        def counted_step(trainer: Any) -> None:
+            self.steps += 1
+            step(trainer)
 
         def timed_train(trainer: Any) -> Any:
             start = time.perf_counter()
@@ -160,7 +140,12 @@ class _Clock:
             self.validation += time.perf_counter() - start
             return result
 
-        return mock.patch.multiple(OfflineWorldTrainer, train=timed_train, validate=timed_validate)
+        return mock.patch.multiple(
+            OfflineWorldTrainer,
+            train=timed_train,
+            validate=timed_validate,
+            optimizer_step=counted_step,
+        )
 
 
 def _seconds_per_picture(options: argparse.Namespace, run: Path, folder: DatasetFolder) -> float:

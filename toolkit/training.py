@@ -174,13 +174,18 @@ def fit(
         progress = _load_state(state, task.model, optimizer, average)
         note(f"resuming after epoch {progress.epoch} of {schedule.epochs}")
     trim_log(run, progress.epoch)
-    with run.tracked(progress.epoch), memory_told():
+    device = next(task.model.parameters()).device
+    with run.tracked(progress.epoch), memory_told(device):
         return _epochs(task, schedule, run, optimizer, average, progress, kept)
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
+def memory_told(device: torch.device, remedy: str = "a smaller --batch") -> Iterator[None]:
     """Say in one line that memory was too small.
+
+    Args:
+        device: whose memory.
+        remedy: what to give instead.
 
     Raises:
         InputError: it was.
@@ -191,7 +196,7 @@ def memory_told() -> Iterator[None]:
         if "out of memory" not in str(error).lower():
             raise
         raise InputError(
-            "out of memory: give a smaller --batch, and another --out (the batch of a run stays)"
+            f"{device}: out of memory: give {remedy}, and another --out (a run keeps its own)"
         ) from error
 
 

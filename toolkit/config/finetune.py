@@ -64,7 +64,7 @@ class FinetuneYoloConfig(Config):
     """Passes over the training images."""
     steps: Positive | None = None
     """Optimiser steps in all, instead of epochs; an epoch, after which val is looked at, then has
-    at least 20 of them (repeat is raised for that)."""
+    at least 20 of them, and pictures come in it as often as that takes."""
     image_size: ImageSize | Literal["auto"] = 640
     """Pixels of the longer side that the network sees, a multiple of 32; auto: so many that
     nineteen defects in twenty keep 8, at most 1280."""

@@ -6,7 +6,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from ultralytics.nn.tasks import DetectionModel, WorldModel, torch_safe_load
@@ -25,8 +25,6 @@ from toolkit.detect.models import (
 from toolkit.detect.weights import Origin, RunModel, StartingPoint, load_trained
 from toolkit.known_weights import located
 from toolkit.starter import STARTER
-
-M = TypeVar("M", bound=DetectionModel)
 
 _STEM_CHANNELS: dict[int, Scale] = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
 _ENOUGH_SHARED = 0.95  # the same architecture of another ultralytics shares all; v1 shares 0.55
@@ -141,10 +139,16 @@ def _known_classes(source: DetectionModel, classes: tuple[str, ...]) -> dict[int
     """
     if isinstance(source, WorldModel):
         return {}
-    theirs = {str(name): index for index, name in dict(source.names).items()}
+    theirs = {name: index for index, name in enumerate(_class_names(source))}
     if tuple(theirs) == (ANCHOR,):
         return dict.fromkeys(range(len(classes)), 0)
     return {row: theirs[name] for row, name in enumerate(classes) if name in theirs}
+
+
+def _class_names(model: DetectionModel) -> tuple[str, ...]:
+    """What a checkpoint calls its classes, in order: a dictionary, of old ones a list."""
+    names = getattr(model, "names", None)
+    return tuple(map(str, names.values() if isinstance(names, dict) else names or ()))
 
 
 def _name(weights: str) -> str:
@@ -262,10 +266,8 @@ def _from_world(weights: str, source: WorldModel) -> StartingPoint:
 
 def _embeddings_of(model: WorldModel, file_name: str) -> ClassEmbeddings | None:
     """Class embeddings that lie in a checkpoint; None where they do not match its class names."""
-    vectors, names = getattr(model, "txt_feats", None), getattr(model, "names", None)
-    listed = list(names.values()) if isinstance(names, dict) else list(names or ())
-    if not isinstance(vectors, torch.Tensor) or vectors.shape != (1, len(listed), EMBEDDING_SIZE):
+    vectors, names = getattr(model, "txt_feats", None), _class_names(model)
+    if not isinstance(vectors, torch.Tensor) or vectors.shape != (1, len(names), EMBEDDING_SIZE):
         return None
     unit = torch.nn.functional.normalize(vectors[0].float(), dim=-1)
-    origins = (f"from {file_name}",) * len(listed)
-    return ClassEmbeddings(tuple(str(name) for name in listed), unit, origins)
+    return ClassEmbeddings(names, unit, (f"from {file_name}",) * len(names))

@@ -12,7 +12,6 @@ import torch
 from ultralytics.nn.tasks import WorldModel
 
 from converters.dataset import SPLITS, Dataset
-from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.architectures import WORLD, is_transformer
 from toolkit.config import FinetuneYoloConfig
@@ -60,7 +59,7 @@ from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.processes import Place, check_batch, joined, launch, own_device, to_launch
 from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import epoch_length
-from toolkit.training import check_resumable, trim_log
+from toolkit.training import check_resumable, memory_told, trim_log
 
 FREE_ON_RESUME = ("device", "workers", "resume", "confidence", "track")
 """Fields that may differ when a run goes on."""
@@ -225,15 +224,9 @@ def _train(
         if embeddings is not None and config.mode == "prompt":
             shared["on_best"] = _keep_prompts(run, start.model, embeddings)
         trainer = _trainer(config, start, embeddings, shown.replay)(**shared)
-        try:
+        less = f"--batch {max(1, config.batch // 2)} or a smaller --image-size"
+        with memory_told(device, less):
             trainer.train()
-        except RuntimeError as error:  # torch's own kinds are of this one
-            if "out of memory" not in str(error).lower():
-                raise
-            raise InputError(
-                f"{device}: out of memory in epoch {trainer.epoch + 1}: give --batch "
-                f"{max(1, config.batch // 2)}, or a smaller --image-size"
-            ) from error
 
 
 def _trainer(

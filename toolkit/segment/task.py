@@ -71,7 +71,7 @@ class SamTask:
         choose(sam, learns)
         self._embeddings: dict[ImageView, Tensor] = {}
         if not encoder_learns(learns):
-            with memory_told():
+            with memory_told(sam.device):
                 self._embeddings = self._encode_once([*by_image(train), *self._val])
         self._sampler = Sampler(
             train,

@@ -30,10 +30,7 @@ class ClipFiles:
                 CLIPTextCfg(layers=2, width=128, heads=2),
                 quick_gelu=True,
             )
-            for (
-                name,
-                parameter,
-            ) in model.named_parameters():  # large, so that phrases come out apart
+            for name, parameter in model.named_parameters():  # large: phrases come out apart
                 if "mlp" in name or "in_proj_weight" in name:
                     nn.init.normal_(parameter, std=0.3)
         convert_weights_to_fp16(model)

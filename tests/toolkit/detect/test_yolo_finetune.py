@@ -201,7 +201,7 @@ def test_the_size_of_pictures_follows_the_defects(
     ("epoch", "message"),
     [
         (1, "a batch of 4 pictures of 64 pixels .* cpu: give --batch 2"),
-        (2, "cpu: out of memory in"),
+        (2, "cpu: out of memory: give --batch"),
     ],
 )
 def test_memory_that_is_too_small_is_said(
