@@ -335,7 +335,8 @@ class _Decoder(nn.Module):
         if points is not None and labels is not None:
             sparse = torch.cat([self._points(points, labels), sparse], dim=1)
         shown = embeddings.expand(boxes.shape[0], -1, -1, -1)
-        return decode_prompts(self.sam, shown, sparse, dense)
+        logits, iou = decode_prompts(self.sam, shown, sparse, dense)
+        return logits[:, 0], iou[:, 0]
 
     def _points(self, points: Tensor, labels: Tensor) -> Tensor:
         """As ``PromptEncoder``, which picks points by their labels: no graph for none of a kind.

@@ -72,6 +72,10 @@ def _official(width: int, depth: int, heads: int, global_blocks: tuple[int, ...]
     return Architecture(1024, 16, width, depth, heads, global_blocks, 14, 256, 2048)
 
 
+ONE, SEVERAL = slice(0, 1), slice(1, 4)
+"""The decoder's masks: one for a prompt that means one thing, such as a box, and three for one that
+may mean several, such as a point."""
+
 ARCHITECTURES: dict[ArchitectureName, Architecture] = {
     # A window around the box always shows the defect at one size, so a small input is enough, and
     # absolute positions say it all: relative ones would take a third of the time.
@@ -243,42 +247,85 @@ def encode(sam: Sam, images: Sequence[Tensor]) -> Tensor:
     return cast(Tensor, sam.image_encoder(padded))
 
 
+def bounded(logits: Tensor) -> Tensor:
+    """Logits of an answer, as they go into the next question: sure ones are not surer still.
+
+    Source: ``sam2/sam2_image_predictor.py`` of SAM 2, which keeps them within 32.
+    """
+    return logits.clamp(-32, 32)
+
+
 def decode(
     sam: Sam,
     embeddings: Tensor,
-    boxes: Tensor,
+    boxes: Tensor | None = None,
     points: tuple[Tensor, Tensor] | None = None,
+    masks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Outline what is in each box: one decoder call for prompts of any number of images.
+    """Outline what is prompted: one decoder call for prompts of any number of images.
+
+    All prompts are of one kind: boxes, points, or both.
 
     Args:
         sam: the model.
-        embeddings: shape (n, channels, grid, grid), the embedding of each box's own image.
+        embeddings: shape (n, channels, grid, grid), the embedding of each prompt's own image.
         boxes: shape (n, 4), corners (x0, y0, x1, y1) in pixels of the input frame.
         points: shape (n, k, 2), x and y in pixels of the input frame, and what they say, shape
             (n, k): 1 inside the object, 0 outside, -1 nothing.
+        masks: logits of an earlier answer, shape (n, cells, cells).
 
     Returns:
         mask logits of shape (n, cells, cells), positive inside, and the decoder's own estimates
         of their IoU of shape (n,); both float32.
     """
-    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=None)
-    return decode_prompts(sam, embeddings, sparse, dense)
+    logits, estimates = _decode(sam, embeddings, boxes, points, masks, ONE)
+    return logits[:, 0], estimates[:, 0]
+
+
+def decode_several(
+    sam: Sam,
+    embeddings: Tensor,
+    boxes: Tensor | None = None,
+    points: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As ``decode``, with SAM's three masks for a prompt that may mean several things.
+
+    Returns:
+        mask logits of shape (n, 3, cells, cells), and estimates of shape (n, 3).
+    """
+    return _decode(sam, embeddings, boxes, points, None, SEVERAL)
+
+
+def _decode(
+    sam: Sam,
+    embeddings: Tensor,
+    boxes: Tensor | None,
+    points: tuple[Tensor, Tensor] | None,
+    masks: Tensor | None,
+    which: slice,
+) -> tuple[Tensor, Tensor]:
+    shown = None if masks is None else masks[:, None]
+    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=shown)
+    return decode_prompts(sam, embeddings, sparse, dense, which)
 
 
 def decode_prompts(
-    sam: Sam, embeddings: Tensor, sparse: Tensor, dense: Tensor
+    sam: Sam, embeddings: Tensor, sparse: Tensor, dense: Tensor, which: slice = ONE
 ) -> tuple[Tensor, Tensor]:
     """As ``decode``, of prompts that are encoded already.
 
-    The same computation as ``MaskDecoder.predict_masks`` for its single-mask output, without the
-    repeated embeddings.
+    The same computation as ``MaskDecoder.predict_masks``, without the repeated embeddings and the
+    masks that nobody asked for.
 
     Args:
         sam: the model.
         embeddings: shape (n, channels, grid, grid), the embedding of each prompt's own image.
         sparse: shape (n, tokens, channels).
         dense: shape (n, channels, grid, grid).
+        which: the mask tokens, ``ONE`` or ``SEVERAL``.
+
+    Returns:
+        mask logits of shape (n, m, cells, cells), and estimates of shape (n, m).
     """
     decoder = sam.mask_decoder
     count = sparse.shape[0]  # a tracer would take len() for a constant
@@ -287,7 +334,9 @@ def decode_prompts(
     positions = sam.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
     tokens, cells = decoder.transformer(embeddings + dense, positions, tokens)
     cells = decoder.output_upscaling(cells.transpose(1, 2).reshape(embeddings.shape))
-    # Token 0 answers for the IoU; token 1 for the one mask of an unambiguous prompt, such as a box.
-    kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
-    logits = torch.einsum("nc,nchw->nhw", kernel, cells)
-    return logits.float(), decoder.iou_prediction_head(tokens[:, 0])[:, 0].float()
+    # Token 0 answers for the IoU, the others for a mask each.
+    numbers = range(decoder.num_mask_tokens)[which]
+    networks = decoder.output_hypernetworks_mlps
+    kernels = torch.stack([networks[n](tokens[:, 1 + n]) for n in numbers], dim=1)
+    logits = torch.einsum("nmc,nchw->nmhw", kernels, cells)
+    return logits.float(), decoder.iou_prediction_head(tokens[:, 0])[:, which].float()
