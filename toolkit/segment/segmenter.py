@@ -10,7 +10,6 @@ from typing import TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 
 from converters.dataset import BinaryMask, Box, Dataset
@@ -21,6 +20,7 @@ from toolkit.images import RgbImage, read_image
 from toolkit.predictions import Result
 from toolkit.segment.frames import FloatArray, Frame
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, decode, encode
+from toolkit.segment.sam import Sam
 from toolkit.segment.views import View, views_of
 from toolkit.segment.weights import load_sam
 

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +17,7 @@ from toolkit.segment.data import Batch, ImageStore, ImageView, Prompt, Sampler, 
 from toolkit.segment.learning import Learns, choose, encoder_learns
 from toolkit.segment.losses import sam_losses
 from toolkit.segment.model import decode, encode, mask_size
+from toolkit.segment.sam import Sam
 from toolkit.segment.segmenter import encode_views, outline
 from toolkit.segment.views import View, views_of
 from toolkit.training import memory_told
