@@ -64,7 +64,7 @@ from toolkit.config import ExportConfig
 from toolkit.detect.data import STRIDE
 from toolkit.detect.embeddings import ANCHOR
 from toolkit.detect.modes import is_reparameterised, reparameterise
-from toolkit.detect.offline import quiet
+from toolkit.offline import quiet
 from toolkit.detect.runtimes import Runtime, open_exported
 from toolkit.detect.weights import RunModel, load_trained, with_kinds_only
 from toolkit.devices import resolve_device

@@ -30,7 +30,7 @@ from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.material import Material, training_material
 from toolkit.detect.models import set_classes
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
-from toolkit.detect.offline import quiet
+from toolkit.offline import quiet
 from toolkit.detect.open_vocabulary import (
     OpenVocabularyTrainer,
     Replay,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from segment_anything.modeling import Sam
 from torch import nn
 
 from converters.errors import InputError
@@ -21,6 +20,7 @@ from toolkit.segment.data import Prompt, masked_prompts
 from toolkit.segment.learning import Learns, encoder_learns, rate_factors
 from toolkit.segment.lora import FILE, Base, add_lora, merged_state, pack_lora
 from toolkit.segment.model import ARCHITECTURES, build_sam
+from toolkit.segment.sam import Sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
 from toolkit.segment.task import SamTask
 from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam

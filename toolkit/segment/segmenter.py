@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 
 from converters.dataset import BinaryMask, Box, Dataset, Image, Instance
@@ -31,6 +30,7 @@ from toolkit.segment.model import (
     encode,
 )
 from toolkit.segment.prompts import INSIDE, NOTHING, PromptKind, inner_point
+from toolkit.segment.sam import Sam
 from toolkit.segment.usage import Usage, read_usage
 from toolkit.segment.views import View, views_of
 from toolkit.segment.weights import load_sam

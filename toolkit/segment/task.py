@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +27,7 @@ from toolkit.segment.learning import Learns, choose, encoder_learns
 from toolkit.segment.losses import Criterion
 from toolkit.segment.model import bounded, decode, decode_several, encode, mask_size
 from toolkit.segment.prompts import PromptKind, corrective_clicks
+from toolkit.segment.sam import Points, Sam
 from toolkit.segment.segmenter import encode_views, exact_prompts, outlines
 from toolkit.segment.views import View, views_of
 from toolkit.training import memory_told
@@ -266,9 +266,7 @@ def batch_losses(
     return {name: torch.stack([each[name] for each in answers]).mean(0) for name in answers[0]}
 
 
-def _joined(
-    points: tuple[Tensor, Tensor], more: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
+def _joined(points: Points, more: Points) -> Points:
     return torch.cat([points[0], more[0]], dim=1), torch.cat([points[1], more[1]], dim=1)
 
 
