@@ -23,6 +23,7 @@ from toolkit.config.base import (
     check_scale,
     check_stride,
 )
+from toolkit.config.losses import PRESETS, LossWeights
 from toolkit.known_weights import CLIP
 
 
@@ -216,6 +217,11 @@ class FinetuneSamConfig(Config):
     (0.99, or 0.999 for thousands of steps); 0 keeps the weights themselves."""
     box_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Standard deviation of the noise on box corners, as a share of the side; at most 20 px."""
+    loss: LossWeights = PRESETS["sam"]
+    """What is minimised, by weight: focal, dice, bce (cross entropy) and boundary (distance of what
+    is wrong from the edge) for the mask, iou (error of its estimate); or a preset: sam, medsam."""
+    multimask: bool = False
+    """Let the decoder give three masks per prompt in training, the best of which learns."""
     patience: Positive | None = None
     """Epochs without a better val IoU before stopping; by default a third of all, at least 5."""
     resume: bool = False

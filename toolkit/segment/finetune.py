@@ -20,6 +20,7 @@ from toolkit.sampling import picture_factors
 from toolkit.segment.data import Prompt, masked_prompts
 from toolkit.segment.learning import Learns, encoder_learns, rate_factors
 from toolkit.segment.lora import FILE, Base, add_lora, merged_state, pack_lora
+from toolkit.segment.losses import Criterion
 from toolkit.segment.model import ARCHITECTURES, build_sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
 from toolkit.segment.task import SamTask
@@ -64,6 +65,7 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
         jitter=config.box_jitter,
         seed=config.seed,
         workers=config.workers,
+        criterion=Criterion(config.loss),
     )
     factors = rate_factors(sam, config.layer_decay)
     progress = fit(task, schedule, run, resume=config.resume, rate_factors=factors, kept=kept)

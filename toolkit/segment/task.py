@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,14 +15,11 @@ from converters.dataset import Image, Instance
 from toolkit.console import track
 from toolkit.segment.data import Batch, ImageStore, ImageView, Prompt, Sampler, by_image
 from toolkit.segment.learning import Learns, choose, encoder_learns
-from toolkit.segment.losses import sam_losses
+from toolkit.segment.losses import SAM_LOSSES, Criterion
 from toolkit.segment.model import decode, encode, mask_size
 from toolkit.segment.segmenter import encode_views, outline
 from toolkit.segment.views import View, views_of
 from toolkit.training import memory_told
-
-Criterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""From logits, estimates, targets and what is inside to losses, as ``sam_losses``."""
 
 
 class SamTask:
@@ -47,6 +43,7 @@ class SamTask:
         jitter: float,
         seed: int,
         workers: int,
+        criterion: Criterion = SAM_LOSSES,
     ) -> None:
         """Freeze what shall not learn, and encode the images if the encoder is frozen.
 
@@ -62,12 +59,14 @@ class SamTask:
             jitter: standard deviation of the noise on training boxes, as a share of the side.
             seed: everything random derives from it.
             workers: threads that make batches.
+            criterion: what is minimised.
         """
         self.model = sam
         self._zoom = zoom
         self._store = ImageStore()
         self._val = by_image(val)
         self._cells = loss_cells(sam)
+        self._criterion = criterion
         choose(sam, learns)
         self._embeddings: dict[ImageView, Tensor] = {}
         if not encoder_learns(learns):
@@ -94,8 +93,8 @@ class SamTask:
         return self._sampler.batches(epoch)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of SAM on one decoder call for the whole batch."""
-        return batch_losses(self.model, self._embed(batch), batch)
+        """The losses on one decoder call for the whole batch."""
+        return batch_losses(self.model, self._embed(batch), batch, self._criterion)
 
     def validate(self) -> dict[str, float]:
         """Mean IoU over the val instances, from exact boxes, in pixels of the images."""
@@ -145,13 +144,14 @@ class SamTask:
 
 
 def batch_losses(
-    sam: Sam, embeddings: Tensor, batch: Batch, criterion: Criterion = sam_losses
+    sam: Sam, embeddings: Tensor, batch: Batch, criterion: Criterion = SAM_LOSSES
 ) -> dict[str, Tensor]:
-    """The losses on a batch whose views have these embeddings; see ``sam_losses``."""
+    """The losses on a batch whose views have these embeddings; see ``Criterion``."""
     device = sam.device
     logits, estimates = decode(sam, embeddings[batch.owner.to(device)], batch.boxes.to(device))
     targets, inside = batch.targets.to(device), batch.inside.to(device)
-    return criterion(enlarge(logits, targets.shape[-1]), estimates, targets, inside)
+    logits = enlarge(logits, targets.shape[-1])
+    return criterion(logits[:, None], estimates[:, None], targets, inside)
 
 
 def loss_cells(sam: Sam) -> int:

@@ -285,6 +285,22 @@ def test_from_a_run_of_ours_everything_may_learn(make_dataset, tmp_path):
     assert second.config()["model"] == "nano"
 
 
+def test_the_losses_that_were_asked_for_are_learnt_from_and_logged(make_dataset, tmp_path):
+    data = make_dataset()
+    own, default = (
+        finetune_sam(_config(data, tmp_path / name, epochs=1, **options))
+        for name, options in (("own", {"loss": "dice=2,boundary=3"}), ("default", {}))
+    )
+    (line,), (usual,) = _log(own), _log(default)
+    assert line["loss"] == pytest.approx(2 * line["dice"] + 3 * line["boundary"], rel=1e-5)
+    assert not {"focal", "iou"} & line.keys()
+    total = 20 * usual["focal"] + usual["dice"] + usual["iou"]
+    assert usual["loss"] == pytest.approx(total, rel=1e-5)
+    assert not torch.equal(
+        *(_best(run)["mask_decoder.mask_tokens.weight"] for run in (own, default))
+    )
+
+
 @with_and_without_zoom
 @pytest.mark.parametrize("learns", ["decoder", "decoder+prompt"])
 def test_a_frozen_encoder_encodes_every_view_once(make_dataset, zoom, learns):
