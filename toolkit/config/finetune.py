@@ -23,6 +23,7 @@ from toolkit.config.base import (
     check_scale,
     check_stride,
 )
+from toolkit.config.losses import PRESETS, LossWeights
 from toolkit.known_weights import CLIP
 
 
@@ -229,6 +230,12 @@ class FinetuneSamConfig(Config):
     """Side of the window around each box that the encoder sees, in longer sides of the box, at
     least 1; 0: the whole picture. By default as the weights were trained: nano 1.5, official ones
     0."""
+    loss: LossWeights = PRESETS["sam"]
+    """What is minimised, by weight: focal, dice, bce (cross entropy) and boundary (distance of what
+    is wrong from the edge) for the mask, iou (error of its estimate); or a preset: sam, medsam."""
+    multimask: bool = False
+    """Let the decoder give three masks for a first prompt: in training the best of them learns, at
+    work the surest counts."""
     patience: Positive | None = None
     """Epochs without a better val IoU before stopping; by default a third of all, at least 5."""
     resume: bool = False
@@ -258,6 +265,10 @@ class FinetuneSamConfig(Config):
             raise ValueError(
                 f"context: a window of {self.context:g} sides cuts the box off: give 1 or more, or "
                 "0 for the whole picture"
+            )
+        if self.negatives and not self.loss.get("iou"):
+            raise ValueError(
+                "negatives: teach the estimate of the IoU: give it a weight (--loss …,iou=1)"
             )
         return self
 

@@ -146,8 +146,8 @@ class BatchBuilder:
             image: its pixels; None where the encoder is frozen.
             views: what is encoded of it.
             owner: index into ``views`` for each prompt.
-            boxes: of each prompt, ``(x, y, width, height)`` in pixels of the image; None where points
-                alone prompt.
+            boxes: of each prompt, ``(x, y, width, height)`` in pixels of the image; None where
+                points alone prompt.
             regions: what each prompt should give.
             points: of each prompt, ``(x, y)`` in pixels of its view; None where boxes alone prompt.
         """
@@ -260,7 +260,9 @@ class Sampler:
         return _ahead(make, plans, self._workers)
 
     def _make(self, prompts: list[Prompt], rng: np.random.Generator) -> Batch:
-        kind = self._kinds[int(rng.integers(len(self._kinds)))] if self._kinds[1:] else self._kinds[0]
+        kind = (
+            self._kinds[int(rng.integers(len(self._kinds)))] if self._kinds[1:] else self._kinds[0]
+        )
         prompts = prompts + self._draw_negatives(len(prompts), rng)
         builder = BatchBuilder(self._side, self._cells)
         for image, instances in by_image(prompts):

@@ -17,11 +17,11 @@ from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import picture_factors
 from toolkit.segment.data import Prompt, masked_prompts
-from toolkit.segment.negatives import negative_prompts
 from toolkit.segment.learning import Learns, encoder_learns, rate_factors
 from toolkit.segment.lora import FILE, Base, add_lora, merged_state, pack_lora
 from toolkit.segment.losses import Criterion
 from toolkit.segment.model import build_sam
+from toolkit.segment.negatives import negative_prompts
 from toolkit.segment.sam import Sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
 from toolkit.segment.task import Material, Prompting, SamTask
@@ -171,8 +171,8 @@ def _prompts(folder: DatasetFolder, split: str) -> list[Prompt]:
     total = sum(dataset.count_instances().values())
     if not prompts:
         raise InputError(
-            f"{folder.annotations(split)}: has no instance with a mask that is not empty, which SAM needs: "
-            "convert masks, or a split that holds defects"
+            f"{folder.annotations(split)}: has no instance with a mask that is not empty, which "
+            "SAM needs: convert masks, or a split that holds defects"
         )
     if len(prompts) < total:
         note(f"{split}: {total - len(prompts)} of {total} instances left out: no mask, or empty")

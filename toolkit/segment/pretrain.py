@@ -28,7 +28,7 @@ from toolkit.pretraining import (
 )
 from toolkit.runs import RunFolder
 from toolkit.segment.data import Batch, BatchBuilder
-from toolkit.segment.losses import medsam_losses
+from toolkit.segment.losses import MEDSAM_LOSSES
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam, encode
 from toolkit.segment.prompts import jitter_box
 from toolkit.segment.sam import Sam
@@ -111,7 +111,7 @@ class SamPretraining:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of MedSAM, and that of the second task on the embeddings."""
         embeddings = encode(self.model, batch.pixels)
-        losses = batch_losses(self.model, embeddings, batch, medsam_losses)
+        losses = batch_losses(self.model, embeddings, batch, MEDSAM_LOSSES)
         covered = batch.targets[:, None].to(embeddings.device)
         with torch.autocast(embeddings.device.type, enabled=False):
             outline = self._outlines.loss([embeddings], covered)

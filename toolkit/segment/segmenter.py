@@ -287,7 +287,8 @@ def outlines(
     whole: Box = (0.0, 0.0, float(width), float(height))
     boxes = prompts.boxes or [whole] * len(prompts)
     views, owner = views_of(boxes, height, width, zoom_for(prompts.kind, zoom))
-    asked = _in_frames(prompts, views, owner, sam.image_encoder.img_size)
+    side: int = sam.image_encoder.img_size
+    asked = _in_frames(prompts, views, owner, side)
     embeddings = embed(views)
     owners = torch.tensor(owner)
     for some in torch.split(torch.arange(len(prompts)), PROMPTS_PER_CALL):
@@ -295,8 +296,9 @@ def outlines(
         for n, (logits, estimate) in zip(
             some.tolist(), _answer(sam, shown, asked, some, several), strict=True
         ):
-            view, frame = views[owner[n]], Frame(*views[owner[n]].size, sam.image_encoder.img_size)
-            full = sam.postprocess_masks(logits[None, None], frame.resized, view.size)[0, 0]
+            view: View = views[owner[n]]
+            resized = Frame(*view.size, side).resized
+            full = sam.postprocess_masks(logits[None, None], resized, view.size)[0, 0]
             mask = (full > sam.mask_threshold).cpu().numpy()
             box = float(view.x), float(view.y), float(view.width), float(view.height)
             yield Outline((box, mask), float(estimate), logits.cpu().numpy())

@@ -38,7 +38,7 @@ def test_they_have_the_sizes_of_defects_and_keep_away_from_them():
     for image, instance in found:
         x, y, w, h = instance.box
         assert instance.category == GOOD and instance.area == 0
-        assert 0 <= x and x + w <= image.width and 0 <= y and y + h <= image.height
+        assert x >= 0 and x + w <= image.width and y >= 0 and y + h <= image.height
         for defect in image.instances:
             across, down = _gap(instance.box, defect.box)
             assert across >= MARGIN * w or down >= MARGIN * h
