@@ -41,8 +41,8 @@ class Criterion:
     Of several masks for a prompt, the one with the lowest loss learns alone: one prompt may mean
     several things, and masks that all learnt would all become their average. Source: arXiv
     2304.02643, section 3 and appendix A ("Making the model ambiguity-aware"). The choice carries no
-    gradient. The estimates of IoU learn for all masks, since at the end they rank them; so does the
-    code of SAM 2 (``supervise_all_iou``), while SAM's paper leaves it open.
+    gradient. The estimates of IoU learn for all masks, since at the end they rank them: an option
+    of SAM 2's training code (``supervise_all_iou``), after which SAM's learnt for the best alone.
 
     Attributes:
         weights: by name; ``toolkit.config.losses.read_losses`` checks them (ValueError) and puts

@@ -122,7 +122,7 @@ class TestMaskLosses:
 
 class TestBoundary:
     def test_distances_are_those_between_cells_to_the_edge_between_them(self):
-        """Against all pairs of cells; what is padding is neither mask nor ground."""
+        """Against all pairs of cells."""
         _, _, targets, inside = _random(n=4, cells=12, seed=1)
         masks = (targets > 0.4).float()
         found = signed_distances(masks, inside)
@@ -135,6 +135,13 @@ class TestBoundary:
                 away = min(math.dist(cell, other) for other in of[not own]) - 0.5
                 expected = (-away if own else away) / 12
                 assert found[n][cell].item() == pytest.approx(expected, abs=1e-6)
+
+    def test_the_end_of_the_image_is_no_edge(self):
+        masks, inside = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
+        masks[..., 3:6], inside[..., 6:] = 1, 0
+        distances = signed_distances(masks, inside)[..., :6] * 8
+        expected = torch.tensor([2.5, 1.5, 0.5, -0.5, -1.5, -2.5]).expand(1, 8, 6)
+        torch.testing.assert_close(distances, expected)
 
     def test_without_an_edge_every_distance_is_one_side(self):
         masks = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)])
