@@ -102,12 +102,12 @@ class ImageStore:
 
 
 def masked_prompts(dataset: Dataset) -> list[Prompt]:
-    """The instances that have a mask with something in it, with their images."""
+    """The instances that have a mask, with their images."""
     return [
         (image, instance)
         for image in dataset.images
         for instance in image.instances
-        if instance.mask is not None and instance.area > 0
+        if instance.mask is not None
     ]
 
 

@@ -171,11 +171,11 @@ def _prompts(folder: DatasetFolder, split: str) -> list[Prompt]:
     total = sum(dataset.count_instances().values())
     if not prompts:
         raise InputError(
-            f"{folder.annotations(split)}: has no instance with a mask that is not empty, which "
-            "SAM needs: convert masks, or a split that holds defects"
+            f"{folder.annotations(split)}: has no instance with a mask, which SAM needs: "
+            "convert masks, or a split that holds defects"
         )
     if len(prompts) < total:
-        note(f"{split}: {total - len(prompts)} of {total} instances left out: no mask, or empty")
+        note(f"{split}: {total - len(prompts)} of {total} instances left out: no mask")
     return prompts
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from converters.dataset import GOOD, Dataset, Image, Instance
+from converters.folder import DatasetFolder
+from toolkit.segment.data import masked_prompts
+from toolkit.segment.losses import SAM_LOSSES
 from toolkit.segment.negatives import MARGIN, negative_prompts
+from toolkit.segment.task import Material, Prompting, SamTask
+from toolkit.segment.weights import load_sam
 
 
 def _image(number, *boxes, size=(100, 80)):
@@ -68,3 +74,36 @@ def test_pictures_full_of_defects_have_no_place_for_them():
 
 def test_without_defects_there_are_no_sizes():
     assert negative_prompts(_dataset(_image(0)), 5) == []
+
+
+def test_they_teach_to_reject(make_dataset):
+    """The starter's estimates tell defects from good surfaces once the decoder has seen both."""
+    folder = DatasetFolder.open(make_dataset(per_kind=8))
+    train, val = (folder.read(split) for split in ("train", "val"))
+    prompts = [masked_prompts(each) for each in (train, val)]
+    empty = [negative_prompts(train, 40), negative_prompts(val, 20)]
+
+    def auroc_after_training(share):
+        sam, _ = load_sam("starter")
+        task = SamTask(
+            sam,
+            1.5,
+            Material(*prompts, *empty),
+            Prompting(negative_share=share),
+            learns="decoder",
+            batch=8,
+            repeat=10,
+            criterion=SAM_LOSSES,
+            seed=0,
+            workers=0,
+        )
+        learnt = [p for p in sam.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learnt, 1e-3)
+        for batch in task.batches(0):
+            optimizer.zero_grad()
+            task.losses(batch)["loss"].backward()
+            optimizer.step()
+        return task.validate()["val_rejection_auroc"]
+
+    untaught, taught = auroc_after_training(0.0), auroc_after_training(1.0)
+    assert taught > 0.95 and taught > untaught + 0.05, (untaught, taught)
