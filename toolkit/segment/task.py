@@ -12,9 +12,17 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.dataset import Image, Instance
-from toolkit.console import track
-from toolkit.segment.data import Batch, ImageStore, ImageView, Prompt, Sampler, by_image
+from converters.dataset import Image
+from toolkit.segment.cache import EmbeddingCache
+from toolkit.segment.data import (
+    Batch,
+    ImageStore,
+    ImageView,
+    Prompt,
+    Sampler,
+    by_image,
+    frozen_views_of,
+)
 from toolkit.segment.learning import Learns, choose, encoder_learns
 from toolkit.segment.losses import sam_losses
 from toolkit.segment.model import decode, encode, mask_size
@@ -30,7 +38,8 @@ class SamTask:
     """Box prompts in, outlines out; a ``toolkit.training.Task``.
 
     With a frozen encoder every view is encoded once and its embedding kept in half precision
-    (2 MiB for the official sizes); with a learning one, every view of every batch is encoded.
+    (2 MiB for the official sizes), on disk or in memory: see ``EmbeddingCache``. With a learning
+    one, every view of every batch is encoded.
     """
 
     def __init__(
@@ -45,6 +54,8 @@ class SamTask:
         repeat: int = 1,
         factors: Mapping[str, float] | None = None,
         jitter: float,
+        cache: EmbeddingCache | None = None,
+        cache_views: int = 1,
         seed: int,
         workers: int,
     ) -> None:
@@ -60,6 +71,8 @@ class SamTask:
             repeat: times each prompt counts in an epoch.
             factors: how often the prompts of a picture come on average, by its file name.
             jitter: standard deviation of the noise on training boxes, as a share of the side.
+            cache: where a frozen encoder's embeddings go; by default into memory.
+            cache_views: of each group of prompts that a frozen encoder encodes.
             seed: everything random derives from it.
             workers: threads that make batches.
         """
@@ -69,10 +82,11 @@ class SamTask:
         self._val = by_image(val)
         self._cells = loss_cells(sam)
         choose(sam, learns)
-        self._embeddings: dict[ImageView, Tensor] = {}
+        self._cache: EmbeddingCache | None = None
         if not encoder_learns(learns):
+            self._cache = cache or EmbeddingCache(sam, workers=workers)
             with memory_told(sam.device):
-                self._embeddings = self._encode_once([*by_image(train), *self._val])
+                self._cache.build(frozen_views(train, val, zoom, cache_views))
         self._sampler = Sampler(
             train,
             self._store,
@@ -83,7 +97,8 @@ class SamTask:
             repeat=repeat,
             factors=factors,
             jitter=jitter,
-            augment=encoder_learns(learns),
+            recall=self._cache.recall if self._cache else None,
+            frozen_views=cache_views,
             seed=seed,
             workers=workers,
         )
@@ -99,6 +114,8 @@ class SamTask:
 
     def validate(self) -> dict[str, float]:
         """Mean IoU over the val instances, from exact boxes, in pixels of the images."""
+        if self._cache is not None:
+            self._cache.report()
         ious = []
         for image, instances in self._val:
             masks, _ = outline(
@@ -117,31 +134,37 @@ class SamTask:
     def _embed(self, batch: Batch) -> Tensor:
         if batch.pixels:
             return encode(self.model, batch.pixels)
-        return self._recall(batch.views)
+        return self._stack(batch.embeddings)
 
     def _embed_views(self, image: Image, views: Sequence[View]) -> Tensor:
-        """Embeddings of views of an image, from memory where they are kept."""
-        if self._embeddings:
-            return self._recall([(image.file_name, view) for view in views])
+        """Embeddings of views of an image, from the cache where the encoder is frozen."""
+        if self._cache is not None:
+            return self._stack(self._cache.recall([(image.file_name, view) for view in views]))
         return encode_views(self.model, self._store.read(image), views)
 
-    def _recall(self, views: Sequence[ImageView]) -> Tensor:
+    def _stack(self, embeddings: Sequence[Tensor]) -> Tensor:
         # One by one: stacked in half precision, autocast refuses them on a CPU.
-        device = self.model.device
-        return torch.stack([self._embeddings[view].to(device).float() for view in views])
+        return torch.stack([each.to(self.model.device).float() for each in embeddings])
 
-    @torch.no_grad()
-    def _encode_once(
-        self, prompts: Sequence[tuple[Image, list[Instance]]]
-    ) -> dict[ImageView, Tensor]:
-        """Every view that a frozen encoder is asked for, in half precision."""
-        kept: dict[ImageView, Tensor] = {}
-        for image, instances in track(prompts, "encoding images", total=len(prompts)):
-            boxes = [instance.box for instance in instances]
-            views, _ = views_of(boxes, image.height, image.width, self._zoom)
-            for view, embedding in zip(views, self._embed_views(image, views), strict=True):
-                kept[image.file_name, view] = embedding.half().cpu()
-        return kept
+
+def frozen_views(
+    train: Sequence[Prompt], val: Sequence[Prompt], zoom: float | None, count: int
+) -> list[tuple[Image, View]]:
+    """Every view, once, that a frozen encoder is asked for.
+
+    Args:
+        train: prompts to learn from.
+        val: prompts to validate on, in the views of prediction.
+        zoom: of the architecture.
+        count: views of each group of training prompts.
+    """
+    found: dict[ImageView, Image] = {}
+    for _, (image, _), views in frozen_views_of(train, zoom, count):
+        found |= {(image.file_name, view): image for view in views}
+    for image, instances in by_image(val):
+        views, _ = views_of([i.box for i in instances], image.height, image.width, zoom)
+        found |= {(image.file_name, view): image for view in views}
+    return [(image, view) for (_, view), image in found.items()]
 
 
 def batch_losses(
