@@ -190,10 +190,9 @@ class Folder:
             self.damaged.add(path.name)
             return None
         if (
-            metadata.get("key") != key
-            or embedding.dtype != torch.float16
+            embedding.dtype != torch.float16
             or tuple(embedding.shape) != self._shape
-            or metadata.get("crc32") != _crc32(embedding)
+            or metadata.get("embedding") != _description(key, embedding)
             or not _is_finite(embedding)
         ):
             self.damaged.add(path.name)
@@ -209,7 +208,8 @@ class Folder:
             InputError: it cannot be written; nothing of it is left.
         """
         path = self._path(key)
-        content = packed({"embedding": embedding}, {"key": key, "crc32": _crc32(embedding)})
+        # One entry of metadata, because several come in any order.
+        content = packed({"embedding": embedding}, {"embedding": _description(key, embedding)})
         # A name of its own: another run may be writing the same embedding.
         partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
         try:
@@ -472,8 +472,10 @@ def _picture_sha256(image: Image) -> str:
         raise InputError(f"{image.path}: cannot be read ({error.strerror})") from error
 
 
-def _crc32(embedding: Tensor) -> str:
-    return f"{zlib.crc32(embedding.contiguous().numpy().data):08x}"
+def _description(key: Key, embedding: Tensor) -> str:
+    """What a file says of its embedding: its key, and the checksum of its numbers."""
+    checksum = zlib.crc32(embedding.contiguous().numpy().data)
+    return f'{{"crc32":"{checksum:08x}","key":{key}}}'
 
 
 def _is_finite(embedding: Tensor) -> bool:
