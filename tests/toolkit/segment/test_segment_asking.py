@@ -46,6 +46,10 @@ def _log(run):
     return [json.loads(line) for line in (run.root / "log.jsonl").read_text().splitlines()]
 
 
+def _recall(views):
+    return [torch.zeros(32, 8, 8) for _ in views]
+
+
 def _sampler(folder, *, kinds=("box",), negatives=(), share=0.0, zoom=2.0, augment=True, batch=4):
     return Sampler(
         masked_prompts(folder.read("train")),
@@ -58,7 +62,7 @@ def _sampler(folder, *, kinds=("box",), negatives=(), share=0.0, zoom=2.0, augme
         negatives=negatives,
         negative_share=share,
         jitter=0.1,
-        augment=augment,
+        recall=None if augment else _recall,
         seed=0,
         workers=0,
     )
