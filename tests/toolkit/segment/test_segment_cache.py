@@ -308,6 +308,22 @@ def test_a_file_gone_or_damaged_since_is_made_again_and_told_once(tmp_path, pict
     )
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_embeddings_made_again_in_training_are_those_made_before(
+    tmp_path, pictures, monkeypatch, mixed
+):
+    monkeypatch.setattr(module, "has_bfloat16", lambda device: mixed)
+    made = Counted(tmp_path / "cache", pictures)
+    plain = Counted(None, pictures, gigabytes=0)
+    for path in _files(tmp_path / "cache"):
+        path.unlink()
+    views = [(image.file_name, view) for image, view in pictures]
+    with torch.autocast("cpu", torch.bfloat16, enabled=not mixed):
+        assert _equal(made.cache.recall(views), plain.embeddings)
+    monkeypatch.setattr(module, "has_bfloat16", lambda device: not mixed)
+    assert not _equal(Counted(None, pictures, gigabytes=0).embeddings, plain.embeddings)
+
+
 def test_embeddings_that_are_not_finite_are_refused_and_not_kept(tmp_path, pictures):
     sam = _sam()
     sam.image_encoder.neck[3].bias += 1e6
