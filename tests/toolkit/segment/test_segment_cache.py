@@ -30,7 +30,7 @@ from toolkit.segment.cache import (
 from toolkit.segment.data import PROMPTS_PER_VIEW, ImageStore, Sampler, frozen_views_of
 from toolkit.segment.frames import Frame
 from toolkit.segment.model import ARCHITECTURES, Architecture, build_sam, encode
-from toolkit.segment.task import frozen_views
+from toolkit.segment.task import Material, frozen_views
 from toolkit.segment.views import View, views_of
 
 SIZE = 64
@@ -543,7 +543,7 @@ def test_each_step_draws_one_view_for_each_group(zoom):
 
 def test_validation_sees_the_plain_views_alone():
     train, val = _prompts("a.png", 3), _prompts("v.png", 3)
-    wanted = frozen_views(train, val, 2.0, 4)
+    wanted = frozen_views(Material(train, val), ["box"], 2.0, 4)
     names = [(image.file_name, view) for image, view in wanted]
     of_train = {("a.png", v) for _, _, views in frozen_views_of(train, 2.0, 4) for v in views}
     assert len(names) == len(set(names)) == len(of_train) + 3
