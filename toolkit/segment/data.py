@@ -105,10 +105,11 @@ class BatchBuilder:
     Args:
         side: of the encoder's input, in pixels.
         cells: side of the square that masks are compared on.
+        stretches: whether a view fills the input both ways; see ``Frame``.
     """
 
-    def __init__(self, side: int, cells: int) -> None:
-        self._side, self._cells = side, cells
+    def __init__(self, side: int, cells: int, stretches: bool = False) -> None:
+        self._side, self._cells, self._stretches = side, cells, stretches
         self._views: list[ImageView] = []
         self._pixels: list[Tensor] = []
         self._owner: list[int] = []
@@ -135,7 +136,7 @@ class BatchBuilder:
             boxes: each prompt, ``(x, y, width, height)`` in pixels of the image.
             regions: what each prompt should give.
         """
-        frames = [Frame(*view.size, self._side) for view in views]
+        frames = [Frame(*view.size, self._side, self._stretches) for view in views]
         for box, region, k in zip(boxes, regions, owner, strict=True):
             self._boxes.append(frames[k].boxes(views[k].box(box))[0])
             self._targets.append(frames[k].target(views[k].region(region), self._cells))
@@ -167,6 +168,7 @@ class Sampler:
         *,
         side: int,
         cells: int,
+        stretches: bool = False,
         zoom: float | None,
         batch: int,
         repeat: int = 1,
@@ -183,6 +185,7 @@ class Sampler:
             store: reads the pictures.
             side: of the encoder's input, in pixels.
             cells: side of the square that masks are compared on.
+            stretches: whether a view fills the input both ways; see ``Frame``.
             zoom: of the architecture: window around each box, or None for the whole image.
             batch: prompts per step.
             repeat: times each prompt counts in an epoch.
@@ -202,6 +205,7 @@ class Sampler:
         ]
         self._store = store
         self._side, self._cells, self._zoom = side, cells, zoom
+        self._stretches = stretches
         self._batch, self._jitter, self._augment = batch, jitter, augment
         self._seed, self._workers = seed, workers
         shown = sum(f * len(group) for f, group in zip(self._factors, self._groups, strict=True))
@@ -230,7 +234,7 @@ class Sampler:
         return _ahead(make, plans, self._workers)
 
     def _make(self, prompts: list[Prompt], rng: np.random.Generator) -> Batch:
-        builder = BatchBuilder(self._side, self._cells)
+        builder = BatchBuilder(self._side, self._cells, self._stretches)
         for image, instances in by_image(prompts):
             jittered = [
                 jitter_box(instance.box, self._jitter, image.height, image.width, rng)

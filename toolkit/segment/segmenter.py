@@ -87,7 +87,7 @@ class Segmenter:
 def encode_views(sam: Sam, image: RgbImage, views: Sequence[View]) -> Tensor:
     """Embeddings of views of an image, shape (n, channels, grid, grid)."""
     side = sam.image_encoder.img_size
-    pixels = [Frame(*view.size, side).image(view.image(image)) for view in views]
+    pixels = [Frame(*view.size, side, sam.stretches).image(view.image(image)) for view in views]
     starts = range(0, len(pixels), VIEWS_PER_CALL)
     return torch.cat([encode(sam, pixels[start : start + VIEWS_PER_CALL]) for start in starts])
 
@@ -114,7 +114,8 @@ def outline(
     if not boxes:
         return masks, estimates
     views, owner = views_of(boxes, height, width, zoom)
-    frames = [Frame(*view.size, sam.image_encoder.img_size) for view in views]
+    side = sam.image_encoder.img_size
+    frames = [Frame(*view.size, side, sam.stretches) for view in views]
     prompts = [frames[k].boxes(views[k].box(box)) for k, box in zip(owner, boxes, strict=True)]
     embeddings = embed(views)
     for some in torch.split(torch.arange(len(boxes)), PROMPTS_PER_CALL):
