@@ -203,6 +203,7 @@ def export_segmenter(config: ExportConfig) -> ExportedSegmenter:
     refuse_existing(config.out, description)
     _refuse_unfit(config)
     sam, name = load_sam(config.run)
+    _refuse_sam2(config, sam, name)
     if config.format == "segment-anything":
         _refuse_unknown(config, name)
     else:
@@ -254,6 +255,14 @@ def _refuse_unfit(config: ExportConfig) -> None:
         if getattr(config, name) != fields[name].default:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag}: is for detectors, and {config.run} is a segmenter")
+
+
+def _refuse_sam2(config: ExportConfig, sam: Sam, name: ArchitectureName) -> None:
+    if sam.stretches:
+        raise InputError(
+            f"{config.run}: is SAM {name}, which is not exported: Meta's sam2 opens "
+            "checkpoints/best.safetensors itself (see toolkit/segment/weights.py)"
+        )
 
 
 def _refuse_unknown(config: ExportConfig, name: ArchitectureName) -> None:

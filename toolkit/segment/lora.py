@@ -31,7 +31,8 @@ from toolkit.training import packed
 FILE = "lora.safetensors"
 """Name of the file in ``checkpoints/``."""
 
-_DECODER = "mask_decoder."
+_DECODER = ("mask_decoder.", "sam_mask_decoder.")
+"""What the decoder is called in SAM and in SAM 2."""
 
 
 class AdaptedQkv(nn.Module):
@@ -53,9 +54,9 @@ class AdaptedQkv(nn.Module):
         super().__init__()
         self.rank, self.alpha, self.groups = rank, alpha, groups
         self.weight, self.bias = qkv.weight, qkv.bias
-        a, b = _adapter_shapes(qkv, rank)
-        self.q_a, self.v_a = (nn.Parameter(qkv.weight.new_empty(a)) for _ in "qv")
-        self.q_b, self.v_b = (nn.Parameter(qkv.weight.new_zeros(b)) for _ in "qv")
+        shape_a, shape_b = _adapter_shapes(qkv, rank)
+        self.q_a, self.v_a = (nn.Parameter(qkv.weight.new_empty(shape_a)) for _ in "qv")
+        self.q_b, self.v_b = (nn.Parameter(qkv.weight.new_zeros(shape_b)) for _ in "qv")
         for a in (self.q_a, self.v_a):
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
 
@@ -86,7 +87,8 @@ class AdaptedQkv(nn.Module):
     def _laid_out(self, queries: Tensor, values: Tensor, axis: int) -> Tensor:
         """Queries, nothing for the keys, and values, in the order of the layer along an axis."""
         parts = (queries, torch.zeros_like(queries), values)
-        grouped = [part.movedim(axis, -1).unflatten(-1, (self.groups, -1)) for part in parts]
+        rows = [part.movedim(axis, -1) for part in parts]
+        grouped = [row.reshape(*row.shape[:-1], self.groups, -1) for row in rows]
         return torch.cat(grouped, dim=-1).flatten(-2).movedim(-1, axis)
 
 

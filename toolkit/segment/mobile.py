@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from segment_anything.modeling import PromptEncoder
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from toolkit import offline
@@ -66,15 +67,18 @@ class MobileArchitecture:
         offline.prepare()
         from ultralytics.models.sam.modules.tiny_encoder import TinyViT
 
+        encoder = TinyViT(
+            img_size=self.image_size,
+            embed_dims=self.widths,
+            depths=self.depths,
+            num_heads=self.heads,
+            window_sizes=self.windows,
+            drop_path_rate=0.0,
+        )
+        # The same norms, but of a number of channels that ONNX takes for the constant that it is.
+        encoder.neck[1], encoder.neck[3] = LayerNorm2d(_WIDTH), LayerNorm2d(_WIDTH)
         sam = MobileSam(
-            image_encoder=TinyViT(
-                img_size=self.image_size,
-                embed_dims=self.widths,
-                depths=self.depths,
-                num_heads=self.heads,
-                window_sizes=self.windows,
-                drop_path_rate=0.0,
-            ),
+            image_encoder=encoder,
             prompt_encoder=prompt_encoder(PromptEncoder, _WIDTH, self.grid, self.image_size),
             mask_decoder=mask_decoder(_WIDTH, _DECODER_MLP),
         )

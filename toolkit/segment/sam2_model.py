@@ -24,7 +24,7 @@ that predictor does: fine-tuning teaches the one mask, and the exchange would un
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,12 @@ class Sam2(SAM2Model, Sam):  # type: ignore[misc]
     """A SAM 2 as the toolkit asks a SAM; names and shapes of its parameters are Meta's."""
 
     stretches = True
+
+    sam_prompt_encoder: Any
+    sam_mask_decoder: Any
+    no_mem_embed: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, encoder: ImageEncoder, image_size: int, release: str) -> None:
         """Put the parts together with the settings that all official sizes share.
@@ -118,7 +124,7 @@ class Sam2(SAM2Model, Sam):  # type: ignore[misc]
 
     def preprocess(self, image: Tensor) -> Tensor:
         """As ``Sam.preprocess``; an image fills the input already."""
-        return cast(Tensor, (image - self.pixel_mean) / self.pixel_std)
+        return (image - self.pixel_mean) / self.pixel_std
 
     def embed(self, images: Tensor) -> Tensor:
         """As ``Sam.embed``: three levels, folded.
