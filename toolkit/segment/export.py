@@ -45,6 +45,8 @@ arithmetic that needs no PyTorch:
    0 is the object. ``iou``, float32, shape (n,), is SAM's own estimate of the IoU with the truth,
    and may lie a little outside 0 to 1.
 
+SAM 2 is not exported.
+
 The same is said, with the numbers of the model, in ``toolkit.json`` in the folder, and of a
 checkpoint in ``FILE.json`` beside it. onnxruntime reports to its maker where it runs; with
 ORT_DISABLE_TELEMETRY=1 it does not.
