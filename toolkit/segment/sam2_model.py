@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -109,6 +110,8 @@ class Sam2(SAM2Model, Sam):  # type: ignore[misc]
             use_mlp_for_obj_ptr_proj=True,
         )
         self.image_encoder.img_size = image_size
+        # The same norm, but of a number of channels that ONNX takes for the constant that it is.
+        self.sam_mask_decoder.output_upscaling[1] = LayerNorm2d(_WIDTH // 4)
         self.register_buffer("pixel_mean", torch.tensor(MEAN).reshape(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(STD).reshape(3, 1, 1), persistent=False)
 
@@ -143,23 +146,16 @@ class Sam2(SAM2Model, Sam):  # type: ignore[misc]
     def encode_prompts(
         self, points: Points | None, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """As ``Sam.encode_prompts``: the box's corners, the points, and an empty token.
+        """As ``Sam.encode_prompts``: as in SAM, and always an empty token.
 
-        Meta's predictor gives boxes as points that say 2 and 3, which, unlike in SAM, are followed
-        by the empty token of prompts without a box.
+        Meta's predictor gives the corners of a box as points of a kind of their own, so that they
+        too are followed by the empty token, which in SAM stands for prompts without a box alone.
         """
+        sparse, dense = self.sam_prompt_encoder(points, boxes, masks)
         if boxes is not None:
-            corners = boxes.reshape(-1, 2, 2)
-            says = torch.tensor([[2, 3]], device=boxes.device).expand(corners.shape[0], -1)
-            if points is None:
-                points = corners, says
-            else:
-                beside, labels = points
-                points = (
-                    torch.cat([corners, beside.to(corners.dtype)], dim=1),
-                    torch.cat([says, labels.to(says.dtype)], dim=1),
-                )
-        return cast(tuple[Tensor, Tensor], self.sam_prompt_encoder(points, None, masks))
+            empty = self.sam_prompt_encoder.not_a_point_embed.weight
+            sparse = torch.cat([sparse, empty.expand(sparse.shape[0], 1, -1)], dim=1)
+        return sparse, dense
 
     def own_tokens(self) -> Tensor:
         """As ``Sam.own_tokens``: those five, and the one that asks whether the object is there.

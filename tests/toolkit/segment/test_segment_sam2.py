@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image as PillowImage
+from safetensors.torch import load_file, save_file
 
 from converters.errors import InputError
 from toolkit import offline
 from toolkit.config import ExportConfig, FinetuneSamConfig
+from toolkit.exporting import onnx_session
+from toolkit.runs import RunFolder
 from toolkit.segment import Segmenter, finetune_sam
 from toolkit.segment.export import export_segmenter
 from toolkit.segment.frames import Frame
@@ -249,20 +253,35 @@ def test_what_is_for_videos_never_learns():
     assert learns == {"image_encoder", "no_mem_embed", "sam_prompt_encoder", "sam_mask_decoder"}
 
 
-@pytest.mark.parametrize("form", ["onnx", "segment-anything"])
-def test_export_is_refused_in_one_line(make_dataset, tmp_path, form):
-    run = finetune_sam(
-        FinetuneSamConfig(
-            data=make_dataset(good=1, per_kind=1),
-            out=tmp_path / "run",
-            model="sam2.1_t",
-            epochs=1,
-            device="cpu",
-            workers=0,
-        )
-    )
-    out = tmp_path / ("sam" if form == "onnx" else "sam.pth")
-    with pytest.raises(InputError, match=r"is SAM sam2\.1_t, which is not exported") as error:
-        export_segmenter(ExportConfig(run=run.root, out=out, format=form))
-    assert "\n" not in str(error.value)
-    assert not out.exists()
+def test_onnx_gives_the_masks_that_its_description_says(tmp_path):
+    root = tmp_path / "run"
+    (root / "checkpoints").mkdir(parents=True)
+    (root / "config.yaml").write_text("command: finetune sam\n")
+    save_file(_shake(build_sam("sam2.1_t")).state_dict(), root / "checkpoints" / "best.safetensors")
+    RunFolder(root).write_model({"architecture": "sam2.1_t"})
+    made = export_segmenter(ExportConfig(run=root, out=tmp_path / "sam"))
+    assert made.agreement.boxes > 0 and made.agreement.logits < 1e-3
+    said = json.loads((tmp_path / "sam" / "toolkit.json").read_text())
+    assert "fill" not in said["encoder"]["input"]["images"] and len(said["mask"]["steps"]) == 1
+
+    encoder, decoder = (onnx_session(made.path / f"{n}.onnx") for n in ("encoder", "decoder"))
+    scaled = PillowImage.fromarray(_picture()).resize((SIDE, SIDE), PillowImage.BILINEAR)
+    images = np.array(scaled, np.float32).transpose(2, 0, 1)[None]
+    corners = [
+        [x * SIDE / 80, y * SIDE / 60, (x + w) * SIDE / 80, (y + h) * SIDE / 60]
+        for x, y, w, h in BOXES
+    ]
+    inputs = {
+        "embeddings": encoder.run(None, {"images": images})[0],
+        "boxes": np.array(corners, np.float32),
+        "points": np.zeros((2, 0, 2), np.float32),
+        "labels": np.zeros((2, 0), np.float32),
+    }
+    logits, iou = decoder.run(["logits", "iou"], inputs)
+    masks = np.stack([cv2.resize(each, (80, 60)) > 0 for each in logits])
+    ours, own = Segmenter.load(root, "cpu")(_picture(), BOXES)
+    assert 0 < ours.mean() < 1, "masks that are all or nothing prove little"
+    assert np.mean(masks != ours) < 1e-3 and np.allclose(iou, own, atol=1e-4)
+
+    with pytest.raises(InputError, match=r"is SAM sam2\.1_t, which segment-anything does not know"):
+        export_segmenter(ExportConfig(run=root, out=tmp_path / "a.pth", format="segment-anything"))
