@@ -1,6 +1,25 @@
-"""Detectors that the toolkit trains, by name; imports nothing, so that commands can list them."""
+"""Networks that the toolkit trains, by name; imports nothing, so that commands can list them."""
 
 from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+SamName: TypeAlias = Literal[
+    "nano",
+    "vit_t",
+    "vit_b",
+    "vit_l",
+    "vit_h",
+    "sam2_t",
+    "sam2_s",
+    "sam2_b",
+    "sam2_l",
+    "sam2.1_t",
+    "sam2.1_s",
+    "sam2.1_b",
+    "sam2.1_l",
+]
+"""Segmenters: ours, MobileSAM (vit_t), SAM, SAM 2 and SAM 2.1."""
 
 WORLD = "yolov8-worldv2"
 """YOLO-World v2, which looks for classes by their embeddings."""

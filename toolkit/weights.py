@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from converters.errors import InputError
 
 
-def read_state(path: Path, origin: str) -> Mapping[str, Tensor]:
+def read_state(path: Path, origin: str, inside: str | None = None) -> Mapping[str, Tensor]:
     """Tensors by name, from a safetensors file or from a pickled state dict.
 
     Args:
         path: safetensors where its name ends so, else a pickle, of which only tensors are taken.
         origin: where files of this kind come from, for the message ("torchvision").
+        inside: what some authors put the state dict under in their pickles ("model"); a pickle
+            without it is the state dict itself.
 
     Raises:
         InputError: it is damaged, or holds anything but tensors.
@@ -38,6 +40,8 @@ def read_state(path: Path, origin: str) -> Mapping[str, Tensor]:
         ) from error
     except Exception as error:  # bytes that are no pickle make an unpickler raise nearly anything
         raise InputError(f"{path}: is damaged or no PyTorch file: get it again") from error
+    if inside is not None and isinstance(state, Mapping):
+        state = state.get(inside, state)
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path}: is not a state_dict: give a file of {origin}")
     return state

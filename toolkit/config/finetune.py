@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from toolkit.architectures import WORLD
+from toolkit.architectures import WORLD, SamName
 from toolkit.config.base import (
     Config,
     Device,
@@ -175,7 +175,7 @@ class FinetuneYoloConfig(Config):
 
 
 class FinetuneSamConfig(Config):
-    """Fine-tune SAM (segment-anything) to outline the defect in a box."""
+    """Fine-tune SAM, MobileSAM or SAM 2 to outline the defect in a box."""
 
     data: Path
     """Dataset folder; needs masks."""
@@ -183,11 +183,12 @@ class FinetuneSamConfig(Config):
     """Run folder to make, or to go on with (resume)."""
     fold: NotNegative | None = None
     """Fold to train on, where the dataset has folds."""
-    model: Literal["nano", "vit_b", "vit_l", "vit_h"] = "nano"
-    """Architecture; nano is small enough to train on a CPU."""
+    model: SamName = "nano"
+    """Architecture, with weights "none"; otherwise the weights' own. nano is small enough to train
+    on a CPU, vit_t (MobileSAM) for its decoder to; vit_b to vit_h are SAM's, the others SAM 2's."""
     weights: str = "none"
-    """"none" (random), "starter" (ours, nano), an official file (sam_vit_b_01ec64.pth), or a run
-    folder."""
+    """"none" (random), "starter" (ours, nano), an official file (sam_vit_b_01ec64.pth,
+    mobile_sam.pt, sam2.1_hiera_tiny.pt), or a run folder."""
     train: Literal["decoder", "decoder+prompt", "lora", "all"] | None = None
     """What learns: the mask decoder; it and the prompt encoder; it and low-rank adapters in the
     image encoder (lora); or all. By default all from random weights and starters, the decoder from

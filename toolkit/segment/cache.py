@@ -382,7 +382,8 @@ class EmbeddingCache:
         """What the encoder is shown of a picture."""
         pixels = read_picture(image)
         side = self._sam.image_encoder.img_size
-        return [Frame(*view.size, side).image(view.image(pixels)) for view in views]
+        frames = [Frame(*view.size, side, self._sam.stretches) for view in views]
+        return [f.image(v.image(pixels)) for f, v in zip(frames, views, strict=True)]
 
     @torch.no_grad()
     def _encode(self, view: ImageView, pixels: Tensor) -> Tensor:
@@ -415,23 +416,22 @@ class EmbeddingCache:
 
 def encoder_sha256(sam: Sam) -> str:
     """SHA-256 over all that the image encoder computes with: weights, means, and structure."""
-    encoder = sam.image_encoder
-    state = {
-        **dict(encoder.named_parameters()),
-        **dict(encoder.named_buffers()),
-        "pixel_mean": sam.pixel_mean,
-        "pixel_std": sam.pixel_std,
-    }
-    # Heads and windows are in no shape and in no layer's description.
-    blocks = [(b.attn.num_heads, b.window_size, b.attn.use_rel_pos) for b in encoder.blocks]
-    text = f"{state_sha256(state)}\n{encoder}\n{blocks}"
+    tensors = {**dict(sam.named_parameters()), **dict(sam.named_buffers())}
+    state = {name: t for name, t in tensors.items() if name.startswith(sam.in_embeddings)}
+    # Heads, windows and the like are in no shape, and not in every layer's description.
+    plain = (bool, int, float, str, tuple)
+    settings = [
+        (name, sorted((k, v) for k, v in vars(module).items() if isinstance(v, plain)))
+        for name, module in sam.image_encoder.named_modules()
+    ]
+    text = f"{state_sha256(state)}\n{sam.image_encoder}\n{settings}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def embedding_shape(sam: Sam) -> tuple[int, int, int]:
     """Shape of the embedding of one view: channels, grid, grid."""
     height, width = sam.prompt_encoder.image_embedding_size
-    return int(sam.prompt_encoder.embed_dim), int(height), int(width)
+    return sam.embedding_width, int(height), int(width)
 
 
 def file_size(shape: tuple[int, ...]) -> int:

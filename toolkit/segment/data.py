@@ -135,10 +135,11 @@ class BatchBuilder:
     Args:
         side: of the encoder's input, in pixels.
         cells: side of the square that masks are compared on.
+        stretches: whether a view fills the input both ways; see ``Frame``.
     """
 
-    def __init__(self, side: int, cells: int) -> None:
-        self._side, self._cells = side, cells
+    def __init__(self, side: int, cells: int, stretches: bool = False) -> None:
+        self._side, self._cells, self._stretches = side, cells, stretches
         self._views: list[ImageView] = []
         self._pixels: list[Tensor] = []
         self._owner: list[int] = []
@@ -169,7 +170,7 @@ class BatchBuilder:
             regions: what each prompt should give.
             points: of each prompt, ``(x, y)`` in pixels of its view; None where boxes alone prompt.
         """
-        frames = [Frame(*view.size, self._side) for view in views]
+        frames = [Frame(*view.size, self._side, self._stretches) for view in views]
         if boxes is not None:
             self._boxes += [
                 frames[k].boxes(views[k].box(box))[0] for box, k in zip(boxes, owner, strict=True)
@@ -207,6 +208,7 @@ class Sampler:
         *,
         side: int,
         cells: int,
+        stretches: bool = False,
         zoom: float | None,
         batch: int,
         repeat: int = 1,
@@ -227,6 +229,7 @@ class Sampler:
             store: reads the pictures.
             side: of the encoder's input, in pixels.
             cells: side of the square that masks are compared on.
+            stretches: whether a view fills the input both ways; see ``Frame``.
             zoom: window around each box, in its longer sides, or None for the whole image; points
                 alone do not say how large a window should be, and are shown with the whole image.
             batch: prompts per step.
@@ -251,6 +254,7 @@ class Sampler:
         ]
         self._store = store
         self._side, self._cells, self._zoom = side, cells, zoom
+        self._stretches = stretches
         self._kinds, self._negatives, self._share = tuple(kinds), negatives, negative_share
         self._batch, self._jitter, self._recall = batch, jitter, recall
         self._frozen = {
@@ -292,7 +296,7 @@ class Sampler:
             self._kinds[int(rng.integers(len(self._kinds)))] if self._kinds[1:] else self._kinds[0]
         )
         prompts = prompts + self._draw_negatives(len(prompts), rng)
-        builder = BatchBuilder(self._side, self._cells)
+        builder = BatchBuilder(self._side, self._cells, self._stretches)
         for image, instances in by_image(prompts):
             jittered = [
                 jitter_box(instance.box, self._jitter, image.height, image.width, rng)

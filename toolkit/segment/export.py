@@ -12,8 +12,8 @@ so that many boxes cost one look. (The weights of ``vit_h`` exceed the 2 GB that
 holds; they lie in ``encoder.onnx.data``.) Pixels are normalised inside; everything else is
 arithmetic that needs no PyTorch:
 
-1. The view. ``vit_*`` looks at the whole picture. ``nano`` looks at a window around each box
-   (x, y, w, h), cut off at the border of the picture::
+1. The view. ``vit_*`` and ``sam2*`` look at the whole picture. ``nano`` looks at a window around
+   each box (x, y, w, h), cut off at the border of the picture::
 
        side = max(24, 1.5 * max(w, h))
        left, right = max(0, floor(x + w / 2 - side / 2)), min(width, ceil(x + w / 2 + side / 2))
@@ -26,6 +26,8 @@ arithmetic that needs no PyTorch:
        scale = image_size / max(view height, view width)
        new_height = max(1, floor(view height * scale + 0.5)), and so for the width
 
+   For ``sam2*`` it is stretched to fill the square: new_height = new_width = image_size.
+
    ``encoder.onnx`` takes it as ``images``, float32, shape (1, 3, image_size, image_size): red,
    green, blue, 0 to 255. It gives ``embeddings``, shape (1, channels, grid, grid).
 
@@ -35,15 +37,15 @@ arithmetic that needs no PyTorch:
    goes ``embeddings``: one for all boxes, shape (1, channels, grid, grid), or one for each, shape
    (n, channels, grid, grid).
 
-4. Points (``vit_*`` alone; ``nano`` has never seen any). ``points``, float32, shape (n, k, 2), are
+4. Points (not for ``nano``, which has never seen any). ``points``, float32, shape (n, k, 2), are
    x and y in pixels of the input, beside the box; ``labels``, float32, shape (n, k), say 1 (inside
    the object), 0 (outside) or -1 (nothing: fills up a row). Without points, k is 0.
 
 5. The masks. ``logits``, float32, shape (n, 4 * grid, 4 * grid), cover the input. Scale them to
    (image_size, image_size), cut off what is right of new_width and below new_height, scale that to
    the view (both times bilinear between the middles of cells, as ``cv2.resize``), and what is above
-   0 is the object. ``iou``, float32, shape (n,), is SAM's own estimate of the IoU with the truth,
-   and may lie a little outside 0 to 1.
+   0 is the object. For ``sam2*`` scale them to the view in one step. ``iou``, float32, shape (n,),
+   is SAM's own estimate of the IoU with the truth, and may lie a little outside 0 to 1.
 
 The same is said, with the numbers of the model, in ``toolkit.json`` in the folder, and of a
 checkpoint in ``FILE.json`` beside it. onnxruntime reports to its maker where it runs; with
@@ -225,7 +227,7 @@ def export_segmenter(config: ExportConfig) -> ExportedSegmenter:
         agreement = _together(found, pictures, origin)
         _refuse_difference(config, agreement)
         described = made / "toolkit.json" if made.is_dir() else scratch / "description"
-        write_json(described, _describe(config, name, agreement), indent=2)
+        write_json(described, _describe(config, name, sam, agreement), indent=2)
         publish(made, config.out, described, description)
     return ExportedSegmenter(
         config.out, description, config.format, name, architecture.image_size, agreement
@@ -329,7 +331,7 @@ class _Decoder(nn.Module):
         points: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        sparse, dense = self.sam.prompt_encoder(points=None, boxes=boxes, masks=None)
+        sparse, dense = self.sam.encode_prompts(None, boxes, None)
         if points is not None and labels is not None:
             sparse = torch.cat([self._points(points, labels), sparse], dim=1)
         shown = embeddings.expand(boxes.shape[0], -1, -1, -1)
@@ -481,11 +483,11 @@ class _Prompts(NamedTuple):
     """Corners in pixels of the input, shape (n, 4)."""
 
 
-def _prompts(picture: Boxed, architecture: Sizes) -> _Prompts:
+def _prompts(picture: Boxed, architecture: Sizes, sam: Sam) -> _Prompts:
     height, width = picture.image.shape[:2]
     views, owner = views_of(picture.boxes, height, width, architecture.zoom)
     corners = [
-        Frame(*views[k].size, architecture.image_size).boxes(views[k].box(box))
+        Frame(*views[k].size, architecture.image_size, sam.stretches).boxes(views[k].box(box))
         for k, box in zip(owner, picture.boxes, strict=True)
     ]
     return _Prompts(picture.image, views, owner, np.concatenate(corners))
@@ -502,7 +504,7 @@ class _Comparison:
 
     def __call__(self, picture: Boxed) -> _Found:
         """Outline the first box alone, then all of them, these with points where it takes any."""
-        asked = _prompts(picture, self.architecture)
+        asked = _prompts(picture, self.architecture, self.sam)
         own, seconds = _timed(lambda: self._ours(asked))
         other, exported_seconds = _timed(lambda: self._theirs(asked))
         found = [_differences(*pair) for pair in zip(own, other, strict=True)]
@@ -522,7 +524,8 @@ class _Comparison:
 
     def _theirs(self, asked: _Prompts) -> list[Answer]:
         inputs = [
-            square(view.image(asked.image), self.architecture.image_size) for view in asked.views
+            square(view.image(asked.image), self.architecture.image_size, self.sam.stretches)
+            for view in asked.views
         ]
         embeddings = np.concatenate(
             [self.encoder.run(None, {"images": each})[0] for each in inputs]
@@ -548,18 +551,19 @@ class _Comparison:
         return points, labels
 
 
-def square(view: RgbImage, side: int) -> FloatArray:
+def square(view: RgbImage, side: int, stretched: bool = False) -> FloatArray:
     """A view as ``encoder.onnx`` takes it: scaled, and filled up with the mean colour.
 
     Args:
         view: shape (height, width, 3), RGB, 0 to 255.
         side: of the square in pixels.
+        stretched: whether the view fills it both ways.
 
     Returns:
         shape (1, 3, side, side), 0 to 255.
     """
     height, width = view.shape[:2]
-    pixels = Frame(height, width, side).image(view).numpy()
+    pixels = Frame(height, width, side, stretched).image(view).numpy()
     filled = np.empty((1, 3, side, side), np.float32)
     filled[:] = np.array(MEAN, np.float32)[:, None, None]
     filled[0, :, : pixels.shape[1], : pixels.shape[2]] = pixels
@@ -569,7 +573,7 @@ def square(view: RgbImage, side: int) -> FloatArray:
 @torch.inference_mode()
 def _compare_checkpoint(sam: Sam, name: ArchitectureName, path: Path, picture: Boxed) -> _Found:
     """Open a file in plain segment-anything, and let its predictor outline the boxes."""
-    asked = _prompts(picture, ARCHITECTURES[name])
+    asked = _prompts(picture, ARCHITECTURES[name], sam)
     (own,), seconds = _timed(lambda: [_whole(sam, asked)])
     predictor = SamPredictor(sam_model_registry[name](checkpoint=str(path)))
 
@@ -625,7 +629,7 @@ def _refuse_difference(config: ExportConfig, found: SegmenterAgreement) -> None:
 
 
 def _describe(
-    config: ExportConfig, name: ArchitectureName, agreement: SegmenterAgreement
+    config: ExportConfig, name: ArchitectureName, sam: Sam, agreement: SegmenterAgreement
 ) -> dict[str, Any]:
     """What someone needs who has the file or the folder alone."""
     a = ARCHITECTURES[name]
@@ -636,7 +640,7 @@ def _describe(
         "image_size": a.image_size,
         "run": config.run.name,
         "source": f"SAM {name}, {a.image_size} px",
-        **(_describe_onnx(a) if onnx else _describe_checkpoint(config, name)),
+        **(_describe_onnx(a, sam.stretches) if onnx else _describe_checkpoint(config, name)),
         "check": {
             **asdict(agreement),
             "rule": (
@@ -655,7 +659,7 @@ def _describe_checkpoint(config: ExportConfig, name: ArchitectureName) -> dict[s
     }
 
 
-def _describe_onnx(a: Sizes) -> dict[str, Any]:
+def _describe_onnx(a: Sizes, stretches: bool) -> dict[str, Any]:
     embeddings = [a.embedding_width, a.grid, a.grid]
     cells = 4 * a.grid
     decoder = {
@@ -689,10 +693,7 @@ def _describe_onnx(a: Sizes) -> dict[str, Any]:
                     "shape": [1, 3, a.image_size, a.image_size],
                     "type": "float32",
                     "values": "red, green, blue; 0 to 255, normalised inside",
-                    "scale": "image_size / max(view height, view width), bilinear, averaging where "
-                    "it shrinks; new sides max(1, floor(side * scale + 0.5))",
-                    "place": "top left",
-                    "fill": list(MEAN),
+                    **_describe_place(stretches),
                 }
             },
             "output": {"embeddings": {"shape": [1, *embeddings], "type": "float32"}},
@@ -710,7 +711,9 @@ def _describe_onnx(a: Sizes) -> dict[str, Any]:
             },
         },
         "mask": {
-            "steps": [
+            "steps": ["logits to the view's height and width, bilinear"]
+            if stretches
+            else [
                 "logits to (image_size, image_size), bilinear",
                 "cut to (new height, new width)",
                 "to the view's height and width, bilinear",
@@ -718,6 +721,19 @@ def _describe_onnx(a: Sizes) -> dict[str, Any]:
             "threshold": 0.0,
             "object": "above the threshold; nothing outside the view",
         },
+    }
+
+
+def _describe_place(stretches: bool) -> dict[str, Any]:
+    """How a view is scaled, and where it stands in the square."""
+    resampling = "bilinear, averaging where it shrinks"
+    if stretches:
+        return {"scale": f"new height and new width are image_size; {resampling}"}
+    return {
+        "scale": f"image_size / max(view height, view width), {resampling}; "
+        "new sides max(1, floor(side * scale + 0.5))",
+        "place": "top left",
+        "fill": list(MEAN),
     }
 
 

@@ -1,8 +1,9 @@
 """From image pixels to the square input of SAM, and back.
 
 SAM resizes an image so that its longer side fills the input, normalises it, and pads it to the
-right and below. Images, boxes and masks go through one ``Frame``, by segment-anything's own
-``ResizeLongestSide``, so that official checkpoints behave as in ``SamPredictor``.
+right and below; SAM 2 stretches it to fill the input both ways. Images, boxes and masks go through
+one ``Frame``, for SAM by segment-anything's own ``ResizeLongestSide``, so that official checkpoints
+behave as in ``SamPredictor`` and ``SAM2ImagePredictor``.
 """
 
 from __future__ import annotations
@@ -30,15 +31,19 @@ class Frame:
     Attributes:
         height, width: of the image, in pixels.
         side: of the square input, in pixels.
+        stretched: whether the image fills it both ways; otherwise its longer side does.
     """
 
     height: int
     width: int
     side: int
+    stretched: bool = False
 
     @property
     def resized(self) -> tuple[int, int]:
         """Height and width of the image in the input."""
+        if self.stretched:
+            return self.side, self.side
         height, width = ResizeLongestSide.get_preprocess_shape(self.height, self.width, self.side)
         return max(1, height), max(1, width)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal, TypeAlias
 
 from toolkit.segment.lora import lora_parameters
@@ -11,9 +10,6 @@ from toolkit.segment.sam import Sam
 Learns: TypeAlias = Literal["decoder", "decoder+prompt", "lora", "all"]
 """The mask decoder; that and the prompt encoder; that and the adapters of the image encoder, which
 the model has to have; or everything."""
-
-_BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
-_BEFORE_BLOCKS = ("image_encoder.patch_embed.", "image_encoder.pos_embed")
 
 
 def encoder_learns(learns: Learns) -> bool:
@@ -30,6 +26,8 @@ def choose(sam: Sam, learns: Learns) -> None:
     if learns == "lora":
         for parameter in lora_parameters(sam).values():
             parameter.requires_grad_(True)
+    for parameter in sam.idle(encoder_learns(learns)):
+        parameter.requires_grad_(False)
 
 
 def rate_factors(sam: Sam, decay: float) -> dict[str, float]:
@@ -49,12 +47,10 @@ def rate_factors(sam: Sam, decay: float) -> dict[str, float]:
     Returns:
         factors by parameter name; a parameter that is not named has 1.
     """
-    blocks = len(sam.image_encoder.blocks)
-    factors = {}
-    for name, _ in sam.named_parameters():
-        block = _BLOCK.match(name)
-        if block:
-            factors[name] = decay ** (blocks - 1 - int(block[1]))
-        elif name.startswith(_BEFORE_BLOCKS):
-            factors[name] = decay**blocks
-    return factors
+    layers = list(enumerate(reversed(sam.encoder_layers())))
+    return {
+        name: decay**height
+        for name, _ in sam.named_parameters()
+        for height, beginnings in layers
+        if name.startswith(beginnings)
+    }

@@ -31,7 +31,8 @@ from toolkit.training import packed
 FILE = "lora.safetensors"
 """Name of the file in ``checkpoints/``."""
 
-_DECODER = "mask_decoder."
+_DECODER = ("mask_decoder.", "sam_mask_decoder.")
+"""What the decoder is called in SAM and in SAM 2."""
 
 
 class AdaptedQkv(nn.Module):
@@ -39,22 +40,23 @@ class AdaptedQkv(nn.Module):
 
     Attributes:
         rank, alpha: of the adapters.
+        groups: see ``sam.Attention``.
         weight, bias: the layer's own, under their own names, so that states stay exchangeable.
-        q_a, v_a: A of queries and values, shape (rank, width).
-        q_b, v_b: B of queries and values, shape (width, rank).
+        q_a, v_a: A of queries and values, shape (rank, width of a token).
+        q_b, v_b: B of queries and values, shape (width of a query, rank).
     """
 
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, qkv: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(self, qkv: nn.Linear, rank: int, alpha: float, groups: int = 1) -> None:
         """Adapt ``qkv``; A is random as in LoRA's code, from PyTorch's global generator."""
         super().__init__()
-        self.rank, self.alpha = rank, alpha
+        self.rank, self.alpha, self.groups = rank, alpha, groups
         self.weight, self.bias = qkv.weight, qkv.bias
-        width = qkv.in_features
-        self.q_a, self.v_a = (nn.Parameter(qkv.weight.new_empty(rank, width)) for _ in "qv")
-        self.q_b, self.v_b = (nn.Parameter(qkv.weight.new_zeros(width, rank)) for _ in "qv")
+        shape_a, shape_b = _adapter_shapes(qkv, rank)
+        self.q_a, self.v_a = (nn.Parameter(qkv.weight.new_empty(shape_a)) for _ in "qv")
+        self.q_b, self.v_b = (nn.Parameter(qkv.weight.new_zeros(shape_b)) for _ in "qv")
         for a in (self.q_a, self.v_a):
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
 
@@ -67,21 +69,27 @@ class AdaptedQkv(nn.Module):
         """Queries, keys and values.
 
         Args:
-            x: tokens, shape (..., width).
+            x: tokens, shape (..., width of a token).
 
         Returns:
-            shape (..., 3 * width).
+            shape (..., 3 * width of a query).
         """
         queries = F.linear(F.linear(x, self.q_a), self.q_b)
         values = F.linear(F.linear(x, self.v_a), self.v_b)
-        learnt = torch.cat([queries, torch.zeros_like(queries), values], dim=-1)
+        learnt = self._laid_out(queries, values, -1)
         return F.linear(x, self.weight, self.bias) + self.scale * learnt
 
     def merged(self) -> Tensor:
-        """The one matrix that does the same, shape (3 * width, width)."""
+        """The one matrix that does the same, of the shape of ``weight``."""
         queries, values = self.q_b @ self.q_a, self.v_b @ self.v_a
-        learnt = torch.cat([queries, torch.zeros_like(queries), values])
-        return self.weight + self.scale * learnt
+        return self.weight + self.scale * self._laid_out(queries, values, 0)
+
+    def _laid_out(self, queries: Tensor, values: Tensor, axis: int) -> Tensor:
+        """Queries, nothing for the keys, and values, in the order of the layer along an axis."""
+        parts = (queries, torch.zeros_like(queries), values)
+        rows = [part.movedim(axis, -1) for part in parts]
+        grouped = [row.reshape(*row.shape[:-1], self.groups, -1) for row in rows]
+        return torch.cat(grouped, dim=-1).flatten(-2).movedim(-1, axis)
 
 
 def add_lora(sam: Sam, rank: int = 4, alpha: float | None = None) -> None:
@@ -91,7 +99,7 @@ def add_lora(sam: Sam, rank: int = 4, alpha: float | None = None) -> None:
 
     Args:
         sam: a model without adapters.
-        rank: of the adapters, 1 to the width of the encoder.
+        rank: of the adapters, 1 to the width of the encoder, where that is least.
         alpha: strength of what they learn, over the rank; by default the rank.
 
     Raises:
@@ -99,11 +107,13 @@ def add_lora(sam: Sam, rank: int = 4, alpha: float | None = None) -> None:
         ValueError: the model has adapters.
     """
     _refuse_adapters(sam)
-    width = sam.image_encoder.blocks[0].attn.qkv.in_features
+    layers = list(sam.attentions())
+    width = min(layer.module.qkv.in_features for layer in layers)
     if not 1 <= rank <= width:
         raise InputError(f"lora_rank: {rank} is not between 1 and the encoder's width, {width}")
-    for block in sam.image_encoder.blocks:
-        block.attn.qkv = AdaptedQkv(block.attn.qkv, rank, float(rank if alpha is None else alpha))
+    alpha = float(rank if alpha is None else alpha)
+    for _, module, groups in layers:
+        module.qkv = AdaptedQkv(module.qkv, rank, alpha, groups)
 
 
 def lora_parameters(sam: Sam) -> dict[str, nn.Parameter]:
@@ -231,12 +241,17 @@ def load_lora(sam: Sam, path: Path) -> None:
 def _shapes(sam: Sam, rank: int) -> dict[str, torch.Size]:
     """Names and shapes that adapters of a rank would have on a model without any."""
     shapes = {}
-    for number, block in enumerate(sam.image_encoder.blocks):
-        qkv, width = f"image_encoder.blocks.{number}.attn.qkv", block.attn.qkv.in_features
+    for attention, module, _ in sam.attentions():
+        a, b = _adapter_shapes(module.qkv, rank)
         for name in ("q", "v"):
-            shapes[f"{qkv}.{name}_a"] = torch.Size((rank, width))
-            shapes[f"{qkv}.{name}_b"] = torch.Size((width, rank))
+            shapes[f"{attention}.qkv.{name}_a"] = torch.Size(a)
+            shapes[f"{attention}.qkv.{name}_b"] = torch.Size(b)
     return shapes
+
+
+def _adapter_shapes(qkv: nn.Linear, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of A and of B."""
+    return (rank, qkv.in_features), (qkv.out_features // 3, rank)
 
 
 def _refuse_adapters(sam: Sam) -> None:

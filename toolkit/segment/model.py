@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.architectures import SamName
+from toolkit.segment.mobile import MobileArchitecture
 from toolkit.segment.sam import (
     Points,
     Sam,
@@ -28,8 +30,9 @@ from toolkit.segment.sam import (
     mask_decoder,
     prompt_encoder,
 )
+from toolkit.segment.sam2 import sam2_sizes
 
-ArchitectureName: TypeAlias = Literal["nano", "vit_b", "vit_l", "vit_h"]
+ArchitectureName: TypeAlias = SamName
 
 _POSITIONS = "image_encoder.pos_embed"
 
@@ -113,9 +116,15 @@ ARCHITECTURES: dict[ArchitectureName, Sizes] = {
         relative_positions=False,
         convolutions=True,
     ),
+    "vit_t": MobileArchitecture(),
     "vit_b": _official(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": _official(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": _official(1280, 32, 16, (7, 15, 23, 31)),
+    **{
+        cast(ArchitectureName, f"sam{release}_{size}"): sizes
+        for release in ("2", "2.1")
+        for size, sizes in sam2_sizes(release).items()
+    },
 }
 
 

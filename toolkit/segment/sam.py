@@ -7,8 +7,8 @@ steps below.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -18,6 +18,21 @@ from torch import Tensor, nn
 Points: TypeAlias = tuple[Tensor, Tensor]
 """x and y in pixels of the input, shape (n, k, 2), and what they say, shape (n, k): 1 inside the
 object, 0 outside, -1 nothing."""
+
+
+class Attention(NamedTuple):
+    """An attention layer.
+
+    Attributes:
+        name: in the model.
+        module: has ``qkv``, the linear layer that gives queries, keys and values at once.
+        groups: of neighbouring outputs of ``qkv`` that are queries, keys and values each: 1 where
+            all queries come first, the number of heads where those of the first head do.
+    """
+
+    name: str
+    module: Any
+    groups: int
 
 
 class Sam(nn.Module):
@@ -31,6 +46,8 @@ class Sam(nn.Module):
         mask_threshold: the logit above which a pixel is of the object.
         stretches: whether a picture fills the whole input, whatever its shape; otherwise its
             longer side does, and the rest is padded. See ``frames.Frame``.
+        in_embeddings: how the names of the tensors begin that ``embed`` and ``preprocess`` compute
+            with.
     """
 
     image_encoder: Any
@@ -38,6 +55,12 @@ class Sam(nn.Module):
     mask_decoder: Any
     mask_threshold: float
     stretches: bool = False
+    in_embeddings: tuple[str, ...] = ("image_encoder.", "pixel_mean", "pixel_std")
+
+    @property
+    def embedding_width(self) -> int:
+        """Channels of what ``embed`` gives."""
+        return int(self.prompt_encoder.embed_dim)
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +136,18 @@ class Sam(nn.Module):
             shape (n, c, height, width).
         """
 
+    @abstractmethod
+    def attentions(self) -> Iterator[Attention]:
+        """The attention layers of the image encoder."""
+
+    @abstractmethod
+    def encoder_layers(self) -> list[tuple[str, ...]]:
+        """How the names of the image encoder's parameters begin, from the pixels upwards.
+
+        First what makes patches and says where they are, then block by block; what comes after the
+        blocks is left out.
+        """
+
     def idle(self, encoder_learns: bool) -> Iterable[nn.Parameter]:
         """Parameters that can learn nothing.
 
@@ -149,6 +184,21 @@ class SegmentAnything(LibrarySam, Sam):  # type: ignore[misc]
     def upscale(self, cells: Tensor, embeddings: Tensor) -> Tensor:
         """As ``Sam.upscale``: from the transformer's cells alone."""
         return cast(Tensor, self.mask_decoder.output_upscaling(cells))
+
+    def attentions(self) -> Iterator[Attention]:
+        """As ``Sam.attentions``: one in each block."""
+        for number, block in enumerate(self.image_encoder.blocks):
+            yield Attention(f"image_encoder.blocks.{number}.attn", block.attn, 1)
+
+    def encoder_layers(self) -> list[tuple[str, ...]]:
+        """As ``Sam.encoder_layers``: those of a plain vision transformer."""
+        return vit_layers("image_encoder", len(self.image_encoder.blocks))
+
+
+def vit_layers(encoder: str, blocks: int) -> list[tuple[str, ...]]:
+    """As ``Sam.encoder_layers``, of a vision transformer of this name with so many blocks."""
+    start: tuple[str, ...] = (f"{encoder}.patch_embed.", f"{encoder}.pos_embed")
+    return [start, *((f"{encoder}.blocks.{number}.",) for number in range(blocks))]
 
 
 class Sizes(Protocol):

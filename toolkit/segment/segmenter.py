@@ -254,7 +254,7 @@ def boxes_of(boxes: npt.ArrayLike) -> list[Box]:
 def encode_views(sam: Sam, image: RgbImage, views: Sequence[View]) -> Tensor:
     """Embeddings of views of an image, shape (n, channels, grid, grid)."""
     side = sam.image_encoder.img_size
-    pixels = [Frame(*view.size, side).image(view.image(image)) for view in views]
+    pixels = [Frame(*view.size, side, sam.stretches).image(view.image(image)) for view in views]
     starts = range(0, len(pixels), VIEWS_PER_CALL)
     return torch.cat([encode(sam, pixels[start : start + VIEWS_PER_CALL]) for start in starts])
 
@@ -287,8 +287,8 @@ def outlines(
     whole: Box = (0.0, 0.0, float(width), float(height))
     boxes = prompts.boxes or [whole] * len(prompts)
     views, owner = views_of(boxes, height, width, zoom_for(prompts.kind, zoom))
-    side: int = sam.image_encoder.img_size
-    asked = _in_frames(prompts, views, owner, side)
+    frames = [Frame(*view.size, sam.image_encoder.img_size, sam.stretches) for view in views]
+    asked = _in_frames(prompts, views, frames, owner)
     embeddings = embed(views)
     owners = torch.tensor(owner)
     for some in torch.split(torch.arange(len(prompts)), PROMPTS_PER_CALL):
@@ -296,9 +296,8 @@ def outlines(
         for n, (logits, estimate) in zip(
             some.tolist(), _answer(sam, shown, asked, some, several), strict=True
         ):
-            view: View = views[owner[n]]
-            resized = Frame(*view.size, side).resized
-            full = sam.postprocess_masks(logits[None, None], resized, view.size)[0, 0]
+            view, frame = views[owner[n]], frames[owner[n]]
+            full = sam.postprocess_masks(logits[None, None], frame.resized, view.size)[0, 0]
             mask = (full > sam.mask_threshold).cpu().numpy()
             box = float(view.x), float(view.y), float(view.width), float(view.height)
             yield Outline((box, mask), float(estimate), logits.cpu().numpy())
@@ -317,8 +316,9 @@ class _Asked(NamedTuple):
         return _Asked(*(None if each is None else each[chosen].to(device) for each in self))
 
 
-def _in_frames(prompts: Prompts, views: Sequence[View], owner: Sequence[int], side: int) -> _Asked:
-    frames = [Frame(*view.size, side) for view in views]
+def _in_frames(
+    prompts: Prompts, views: Sequence[View], frames: Sequence[Frame], owner: Sequence[int]
+) -> _Asked:
     boxes = points = labels = logits = None
     if prompts.boxes is not None:
         pairs = zip(owner, prompts.boxes, strict=True)

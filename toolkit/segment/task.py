@@ -130,6 +130,7 @@ class SamTask:
             self._store,
             side=sam.image_encoder.img_size,
             cells=self._cells,
+            stretches=sam.stretches,
             zoom=zoom,
             batch=batch,
             repeat=repeat,

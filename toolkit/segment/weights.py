@@ -8,6 +8,9 @@ segment-anything::
 
     sam = sam_model_registry["vit_b"]()
     sam.load_state_dict(load_file("RUN/checkpoints/best.safetensors"))
+
+a ``vit_t`` run in the same way in ``mobile_sam``, and a ``sam2.1_t`` run in ``sam2``, in what
+``build_sam2("configs/sam2.1/sam2.1_hiera_t.yaml")`` gives.
 """
 
 from __future__ import annotations
@@ -33,16 +36,18 @@ PRETRAIN = "pretrain sam"
 
 Loaded: TypeAlias = tuple[Sam, ArchitectureName]
 
-_POSITIONS = "image_encoder.pos_embed"
+_POSITIONS = ("image_encoder.pos_embed", "image_encoder.trunk.pos_embed")
+"""Learnt positions of SAM and of SAM 2; MobileSAM has none."""
 
 
 def load_sam(weights: str | Path) -> Loaded:
     """Build the SAM that a file or a run holds.
 
     Args:
-        weights: "starter", a run folder of ``finetune sam`` or ``pretrain sam``, or a file in the
-            official format: the pickled state_dict that segment-anything publishes
-            (``sam_vit_b_01ec64.pth``).
+        weights: "starter", a run folder of ``finetune sam`` or ``pretrain sam``, or a file in an
+            official format: the pickled state_dict that segment-anything
+            (``sam_vit_b_01ec64.pth``) and MobileSAM (``mobile_sam.pt``) publish, or SAM 2's, which
+            is under "model" (``sam2.1_hiera_tiny.pt``).
 
     Raises:
         InputError: there is no such thing, it is damaged, or it is not a SAM of a known
@@ -58,7 +63,7 @@ def load_sam(weights: str | Path) -> Loaded:
         )
     if source.is_dir():
         return _load_run(source)
-    state = read_state(source, "segment-anything")
+    state = read_state(source, "segment-anything, MobileSAM or SAM 2", inside="model")
     return _fill(source, _recognise(source, state), state)
 
 
@@ -83,15 +88,16 @@ def _load_run(root: Path) -> Loaded:
 
 
 def _recognise(path: Path, state: Mapping[str, Tensor]) -> ArchitectureName:
-    """The architecture whose position embedding has the shape of the file's."""
-    if _POSITIONS not in state:
-        raise InputError(f"{path}: is not a SAM (no {_POSITIONS}): give an official SAM file")
+    """The architecture that a state looks like."""
     for name, a in ARCHITECTURES.items():
         if a.recognises(state):
             return name
+    positions = next((each for each in _POSITIONS if each in state), None)
+    if positions is None:
+        raise InputError(f"{path}: is not a SAM (no {_POSITIONS[0]}): give an official SAM file")
     raise InputError(
-        f"{path}: is a SAM of no known architecture ({_POSITIONS} "
-        f"{list(state[_POSITIONS].shape)}): give one of {', '.join(ARCHITECTURES)}"
+        f"{path}: is a SAM of no known architecture ({positions} "
+        f"{list(state[positions].shape)}): give one of {', '.join(ARCHITECTURES)}"
     )
 
 

@@ -108,7 +108,7 @@ def test_a_checkpoint_of_ours_opens_in_plain_segment_anything(tmp_path, monkeypa
         (lambda s: s.pop("image_encoder.pos_embed"), r"is not a SAM"),
         (
             lambda s: s.update({"image_encoder.pos_embed": torch.zeros(1, 9, 9, 9)}),
-            r"no known architecture .*: give one of nano, vit_b",
+            r"no known architecture .*: give one of nano, vit_t, vit_b",
         ),
     ],
 )
