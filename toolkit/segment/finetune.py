@@ -13,8 +13,8 @@ from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneSamConfig
 from toolkit.console import note
-from toolkit.devices import resolve_device
 from toolkit.predictions import PredictionCard, write_predictions
+from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import picture_factors
 from toolkit.segment.data import Prompt, masked_prompts
@@ -25,13 +25,15 @@ from toolkit.segment.segmenter import Segmenter, predict_given_boxes
 from toolkit.segment.task import SamTask
 from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam
 from toolkit.starter import is_pretrained
-from toolkit.training import Schedule, check_resumable, fit, packed, whole_model
+from toolkit.training import Schedule, fit, packed, shared_run, whole_model
 
 FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track")
 
 
 def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     """Fine-tune SAM with box prompts and predict val and test from their ground-truth boxes.
+
+    Several devices share each batch, a process each; so do the processes that ``torchrun`` started.
 
     Returns:
         the run: ``checkpoints/best.safetensors`` is the model of the epoch with the best val IoU,
@@ -40,25 +42,30 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
 
     Raises:
         InputError: the dataset has no masks to learn or to validate on, the weights cannot be
-            used, the device is not there, or the run folder is taken.
+            used, the device is not there, the run folder is taken, or a process of several was
+            killed.
     """
-    device = resolve_device(config.device)
+    function = "toolkit.segment:finetune_sam"
+    return train_in_processes(function, config, _finetune, items="prompts")
+
+
+def _finetune(config: FinetuneSamConfig, device: torch.device, here: Place) -> RunFolder:
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
     train, val = _prompts(folder, "train"), _prompts(folder, "val")
     sam, config = _starting_point(config)
     learns, schedule = _plan(config)
     kept = _with_adapters(sam, config) if learns == "lora" else whole_model
-    run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
-    check_resumable(run, COMMAND, config, FREE_ON_RESUME)
-    run.write_model({"architecture": config.model})
+    run = shared_run(here, config.out, COMMAND, config, FREE_ON_RESUME, resume=config.resume)
+    if here.leads:
+        run.write_model({"architecture": config.model})
     task = SamTask(
         sam.to(device),
         ARCHITECTURES[config.model].zoom,
         train,
-        val,
+        val if here.leads else [],
         learns=learns,
-        batch=config.batch,
+        batch=config.batch // here.world,
         repeat=config.repeat,
         factors=_factors(folder, config),
         jitter=config.box_jitter,
@@ -68,7 +75,8 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     factors = rate_factors(sam, config.layer_decay)
     progress = fit(task, schedule, run, resume=config.resume, rate_factors=factors, kept=kept)
     note(f"best: epoch {progress.best_epoch}, val IoU {progress.best_score:.4f}")
-    _predict(run, folder, config)
+    if here.leads:
+        _predict(run, folder, device)
     return run
 
 
@@ -130,6 +138,7 @@ def _plan(config: FinetuneSamConfig) -> tuple[Learns, Schedule]:
         score="val_iou",
         seed=config.seed,
         average=config.average or None,
+        accumulate=config.accumulate,
     )
 
 
@@ -148,9 +157,9 @@ def _prompts(folder: DatasetFolder, split: str) -> list[Prompt]:
     return prompts
 
 
-def _predict(run: RunFolder, folder: DatasetFolder, config: FinetuneSamConfig) -> None:
+def _predict(run: RunFolder, folder: DatasetFolder, device: torch.device) -> None:
     """Outline val and test with the best checkpoint."""
-    segmenter = Segmenter.load(run.root, config.device)
+    segmenter = Segmenter.load(run.root, str(device))
     results = {
         split: predict_given_boxes(segmenter, folder.read(split))
         for split in folder.splits()

@@ -54,7 +54,8 @@ class SamTask:
             sam: the model, on its device; it is trained in place.
             zoom: of its architecture.
             train: prompts with masks to learn from.
-            val: prompts with masks to choose the best epoch by.
+            val: prompts with masks to choose the best epoch by; a process that does not validate
+                needs none.
             learns: what learns; for "lora" the model has its adapters.
             batch: prompts per step.
             repeat: times each prompt counts in an epoch.
@@ -89,9 +90,9 @@ class SamTask:
         )
         self.steps = self._sampler.steps
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """All training prompts once."""
-        return self._sampler.batches(epoch)
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All training prompts once, or the batches with these numbers."""
+        return self._sampler.batches(epoch, numbers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of SAM on one decoder call for the whole batch."""
