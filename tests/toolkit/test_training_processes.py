@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from converters.errors import InputError
 from toolkit import processes, training
+from toolkit.classify import finetune as classify_finetune
 from toolkit.classify import finetune_classifier
 from toolkit.classify.pretrain import pretrain_classifier
 from toolkit.config import (
@@ -248,7 +249,7 @@ def test_two_processes_come_to_what_one_comes_to(
     make_dataset: MakeDataset, tmp_path: Path, zoomed: None
 ) -> None:
     """One test for what takes one start of torchrun."""
-    data = make_dataset(per_kind=4)  # eight prompts, so batches of four can be shared
+    data = make_dataset(good=4, per_kind=4)  # 12 pictures, eight prompts: batches of four
     torch.manual_seed(5)
     torch.save(build_sam("nano").state_dict(), tmp_path / "nano.pth")
     # Without noise on boxes, and without random views, which batches draw for themselves.
@@ -297,6 +298,12 @@ def test_two_processes_come_to_what_one_comes_to(
     assert [r["epoch"] for r in _log(RunFolder(tmp_path / "killed"))] == [1, 2, 3, 4]
     assert len(_log(RunFolder(tmp_path / "stopped"))) < 4  # the first one says so to the other
 
+    # One process goes on with what two have done.
+    for name in ("plain", "one"):
+        _fit(tmp_path / name, MeanTask(8), epochs=6, resume=True)
+    assert _farthest(_state(tmp_path / "plain"), _state(one.root)) < 1e-5
+    assert len(_log(one)) == 6
+
     # The command, with a batch that the two share, is that of one process.
     run = finetune_sam(
         FinetuneSamConfig(data=data, out=tmp_path / "alone", device="cpu", workers=0, **options)
@@ -309,7 +316,7 @@ def test_two_processes_come_to_what_one_comes_to(
     run = finetune_classifier(_classifier(data, tmp_path / "single", **head, **plain))
     before, alone, shared = (_state(tmp_path / n, "best") for n in ("start", "single", "two"))
     assert _farthest(alone, shared) < 1e-5 < 1e-4 < _farthest(before, alone)
-    assert [r["step"] for r in _log(run)] == [3, 6]
+    assert [r["step"] for r in _log(run)] == [2, 4]
 
     assert done.stderr.count("epoch 2/2") == 2
     assert (tmp_path / "two/predictions/test_images.csv").is_file()
@@ -342,7 +349,7 @@ def test_each_device_that_is_named_gets_a_process_that_does_the_same(
     assert given is config and list(devices) == ["cpu", "cpu"]
 
 
-HEAD: dict[str, Any] = {"train": "head", "accumulate": 2, "batch": 2}
+HEAD: dict[str, Any] = {"train": "head", "accumulate": 2, "batch": 4}
 
 
 def _classifier(data: Path, out: Path, **options: Any) -> FinetuneClassifierConfig:
@@ -354,6 +361,15 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     config = FinetuneSamConfig(data=tmp_path, out=tmp_path / "run", batch=5, device="cpu,cpu")
     with pytest.raises(InputError, match=r"batch: 5 prompts .* by 2 processes: give 4 or 6"):
         finetune_sam(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_for_each_process_is_too_few_for_batch_normalisation(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    config = _classifier(make_dataset(), tmp_path / "run", batch=2)
+    with pytest.raises(InputError, match=r"batch: 2 pictures .* of 2 processes, .* give 4 or more"):
+        classify_finetune._finetune(config, torch.device("cpu"), Place(0, 2, 0, 2))
     assert not (tmp_path / "run").exists()
 
 

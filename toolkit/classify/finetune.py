@@ -46,6 +46,11 @@ def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
 
 
 def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Place) -> RunFolder:
+    if config.batch < 2 * here.world:
+        raise InputError(
+            f"batch: {config.batch} pictures leave one for each of {here.world} processes, too few "
+            f"for batch normalisation: give {2 * here.world} or more"
+        )
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
     datasets = _read_splits(folder)
