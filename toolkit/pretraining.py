@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from toolkit.config import PretrainConfig
+from toolkit.processes import Place
 from toolkit.synth.picture import Sample
 from toolkit.synth.source import SourceDomain
 from toolkit.synth.streaming import VALIDATION, SynthBatches, load
@@ -34,13 +35,26 @@ def validation_pictures(domain: SourceDomain, config: PretrainConfig) -> list[Sa
     return [domain.draw(config.seed + VALIDATION, index) for index in range(config.val_pictures)]
 
 
+P = TypeVar("P", bound=PretrainConfig)
+
+
+def share_of(config: P, here: Place) -> P:
+    """The configuration with batches as large as those of one process, and as many more of them.
+
+    Together, the processes see the pictures, step by step, that one process would see.
+    """
+    batch, piece = config.batch // here.world, config.piece * here.world
+    return config.model_copy(update={"batch": batch, "piece": piece})
+
+
 def new_pictures(
     domain: SourceDomain,
     collate: Callable[[Sequence[Sample], int], B],
     config: PretrainConfig,
     epoch: int,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[B]:
-    """The batches of an epoch, of pictures that no other epoch has."""
+    """The batches of an epoch, of pictures that no other epoch has; where given, by number."""
     stream = SynthBatches(
         domain,
         collate,
@@ -48,6 +62,7 @@ def new_pictures(
         seed=config.seed,
         start=epoch * config.piece,
         count=config.piece,
+        chosen=numbers,
     )
     return load(stream, config.workers)
 

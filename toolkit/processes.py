@@ -19,12 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converters.errors import InputError
 from toolkit.console import is_quiet, set_quiet
@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from toolkit.config import Config
+    from toolkit.config import (
+        Config,
+        FinetuneClassifierConfig,
+        FinetuneSamConfig,
+        FinetuneYoloConfig,
+        PretrainClassifierConfig,
+        PretrainSamConfig,
+        PretrainYoloConfig,
+    )
+    from toolkit.runs import RunFolder
 
 LONGEST_WAIT = timedelta(hours=1)
 """How long processes wait for one of them that writes, or is started late."""
@@ -43,7 +52,18 @@ ENDED_ALONE = 3
 
 _POLL = 0.1
 _RENDEZVOUS = "TOOLKIT_RENDEZVOUS"
+
 _LOST = re.compile("connection (closed|reset|was reset)|remote process|broken pipe", re.IGNORECASE)
+
+C = TypeVar(
+    "C",
+    "FinetuneYoloConfig",
+    "FinetuneSamConfig",
+    "FinetuneClassifierConfig",
+    "PretrainYoloConfig",
+    "PretrainSamConfig",
+    "PretrainClassifierConfig",
+)
 
 
 class LostError(InputError):
@@ -69,6 +89,11 @@ class Place:
     def leads(self) -> bool:
         """Whether it is the one that writes."""
         return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all processes have come to this call."""
+        if self.world > 1:
+            _barrier()
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -119,6 +144,8 @@ def own_device(device: str) -> str:
 
     if device in ("auto", "cuda"):
         kind = resolve_device(device).type
+        if kind == "cuda":
+            _check_enough(device, here.local_world)
         names = [f"cuda:{i}" if kind == "cuda" else kind for i in range(here.local_world)]
     elif device == "cpu":
         names = ["cpu"] * here.local_world
@@ -132,8 +159,24 @@ def own_device(device: str) -> str:
     )
 
 
-def check_batch(batch: int, processes: int) -> None:
+def _check_enough(device: str, processes: int) -> None:
+    import torch
+
+    count = torch.cuda.device_count()
+    if count < processes:
+        raise InputError(
+            f"device {device}: {processes} processes were started on this machine, where PyTorch "
+            f"sees {count} CUDA devices: start {count} (--nproc-per-node {count}), or give cpu"
+        )
+
+
+def check_batch(batch: int, processes: int, items: str = "pictures") -> None:
     """Refuse a batch that cannot be shared out evenly.
+
+    Args:
+        batch: how many items it has.
+        processes: that share it.
+        items: what these are.
 
     Raises:
         InputError: it cannot.
@@ -142,7 +185,32 @@ def check_batch(batch: int, processes: int) -> None:
         less = batch - batch % processes
         near = f"{less} or {less + processes}" if less else str(processes)
         raise InputError(
-            f"batch: {batch} pictures cannot be shared by {processes} processes: give {near}"
+            f"batch: {batch} {items} cannot be shared by {processes} processes: give {near}"
+        )
+
+
+def check_there(run: RunFolder) -> None:
+    """Refuse a run folder that the first process has made on another machine."""
+    if not (run.root / "config.yaml").is_file():
+        raise InputError(
+            f"{run.root}: is not the same on all machines: give a folder that they share"
+        )
+
+
+def check_shared(run: RunFolder, epochs: int, device: torch.device) -> None:
+    """Refuse a run folder that another machine has another one of.
+
+    Args:
+        run: the folder.
+        epochs: how far the run in it has come.
+        device: of this process; all of them have to ask.
+    """
+    import torch
+
+    here = torch.tensor(float(epochs), device=device)
+    if mean_of_all(here) != here:
+        raise InputError(
+            f"{run.root}: is not the same on all machines: give a folder that they share"
         )
 
 
@@ -207,22 +275,32 @@ def first_to_say(what: str) -> bool:
     return bool(store.add(f"said: {what}", 1) == 1)
 
 
-def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, with gradients that are averaged over the processes, where there are several.
+def gradient_options() -> dict[str, Any]:
+    """How DistributedDataParallel averages gradients here.
 
     Statistics of batch normalisation stay those of each process, as ultralytics has it; the first
     one's are kept. Not all weights get a gradient from every batch: good pictures have no boxes.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return {buffers: False, "find_unused_parameters": True}
+
+
+def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, with gradients that are averaged over the processes, where there are several.
+
+    See ``gradient_options``.
     """
     if place().world == 1:
         return model
     from torch.nn.parallel import DistributedDataParallel
 
-    known = inspect.signature(DistributedDataParallel.__init__).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {buffers: False}
+    options = gradient_options()
     if device.type == "cuda":
         options["device_ids"] = [device.index]
-    return DistributedDataParallel(model, find_unused_parameters=True, **options)
+    return DistributedDataParallel(model, **options)
 
 
 def mean_of_all(value: Tensor) -> Tensor:
@@ -237,10 +315,56 @@ def mean_of_all(value: Tensor) -> Tensor:
     return total / here.world
 
 
+def as_first(tensors: Iterable[Tensor]) -> None:
+    """Give tensors the values that they have in the first process; all have to ask."""
+    if place().world == 1:
+        return
+    from torch import distributed
+
+    for tensor in tensors:
+        distributed.broadcast(tensor, 0)
+
+
 def _barrier() -> None:
     from torch import distributed
 
     distributed.barrier()
+
+
+def train_in_processes(
+    function: str,
+    config: C,
+    train: Callable[[C, torch.device, Place], RunFolder],
+    *,
+    items: str = "pictures",
+) -> RunFolder:
+    """Train on the device that a configuration names, or in a process on each of several.
+
+    Args:
+        function: "module:function" that takes the configuration and calls this.
+        config: with ``device``, ``batch`` and ``out``; the processes share each batch.
+        train: the training, called in every process that takes part.
+        items: what a batch is of.
+
+    Raises:
+        InputError: a device is not there, the batch cannot be shared out evenly, or what the
+            training raises.
+    """
+    from toolkit.devices import resolve_device
+
+    devices = to_launch(config.device)
+    if devices:
+        from toolkit.runs import RunFolder
+
+        check_batch(config.batch, len(devices), items)
+        for name in devices:
+            resolve_device(name)
+        launch(function, config, devices)
+        return RunFolder(config.out)
+    device = resolve_device(own_device(config.device))
+    with joined(device) as here:
+        check_batch(config.batch, here.world, items)
+        return train(config, device, here)
 
 
 def launch(function: str, config: Config, devices: Sequence[str]) -> None:

@@ -1,25 +1,30 @@
-"""The one training loop that the learning commands share.
+"""The one training loop that the learning commands share, on Lightning Fabric.
 
 A ``Task`` says what is learnt; ``fit`` does the rest: learning-rate schedule, mixed precision,
-gradient clipping, log, best checkpoint, early stop, and a state from which a killed run goes on
-to the very weights of the run that was never killed.
+gradient accumulation and clipping, one process or several (``toolkit.processes``), log, best
+checkpoint, early stop, and a state from which a killed run goes on to the very weights of the run
+that was never killed.
 
-That needs no saved random generator: whatever is random derives from (seed, epoch, step). The
+That needs no saved random generator: whatever is random derives from (seed, epoch, batch). The
 state is one safetensors file, replaced in one step, so a kill at any moment leaves the state of
 the last whole epoch.
+
+Several processes share out the batches of an epoch; see ``turns``. The first one validates,
+logs and writes, the others wait and hear what came of it; all end with the same model.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +36,18 @@ from converters.files import write_bytes, write_text
 from toolkit.config import Config
 from toolkit.console import note
 from toolkit.devices import has_bfloat16
+from toolkit.processes import (
+    Place,
+    as_first,
+    check_shared,
+    check_there,
+    gradient_options,
+    place,
+)
 from toolkit.runs import RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 GRADIENT_NORM = 1.0
 """Gradients are scaled down to this norm, over all parameters together."""
@@ -51,16 +67,22 @@ class Task(Protocol[B]):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps per epoch."""
+        """Batches per epoch, in all processes together."""
 
-    def batches(self, epoch: int) -> Iterator[B]:
-        """The batches of an epoch, from 0: ``steps`` of them, the same ones at every call."""
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[B]:
+        """Batches of an epoch, both counted from 0; the same ones at every call, in any process.
+
+        Args:
+            epoch: which.
+            numbers: of the batches, each below ``steps``; all of them in order where not given,
+                as always in a training of one process.
+        """
 
     def losses(self, batch: B) -> dict[str, Tensor]:
         """Scalars to log; ``loss`` is the one that is minimised."""
 
     def validate(self) -> dict[str, float]:
-        """Metrics on val, to log; called without gradients."""
+        """Metrics on val, to log; called without gradients, in the first process alone."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,8 @@ class Schedule:
         seed: of everything random inside the steps.
         average: decay per step of a moving average of the weights, which is then what is validated
             and kept; None keeps the weights themselves.
+        accumulate: batches per process and optimiser step, which follows the mean of their
+            gradients. Batches count alike, also a last one that is smaller.
     """
 
     epochs: int
@@ -85,6 +109,7 @@ class Schedule:
     score: str
     seed: int
     average: float | None = None
+    accumulate: int = 1
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step, from 0, out of ``steps``."""
@@ -141,6 +166,47 @@ def whole_model(model: nn.Module) -> dict[str, bytes]:
     return {"best.safetensors": packed(model.state_dict())}
 
 
+class Turn(NamedTuple):
+    """What a process does with one batch of an epoch.
+
+    Attributes:
+        step: the optimiser step that it is for, from 0 in this epoch.
+        number: of the batch, from 0 in this epoch.
+        weight: of its gradient.
+        last: whether the step follows.
+    """
+
+    step: int
+    number: int
+    weight: float
+    last: bool
+
+
+def turns(batches: int, accumulate: int, here: Place) -> list[Turn]:
+    """Which batches of an epoch a process takes, and what they count.
+
+    An optimiser step takes the next ``accumulate`` batches of each process in turn; the last step
+    of an epoch takes what is left. Its gradient is the mean over these batches, each counting
+    alike, however they fall to processes: the weights allow for the mean over the processes, which
+    follows. Gradients are exchanged by all, so a process that has nothing left takes the last batch
+    once more, at weight 0.
+
+    Args:
+        batches: of an epoch, in all processes together.
+        accumulate: batches per process and step.
+        here: the process.
+    """
+    found = []
+    for step, start in enumerate(range(0, batches, accumulate * here.world)):
+        end = min(start + accumulate * here.world, batches)
+        for first in range(start, end, here.world):
+            number, weight = first + here.rank, here.world / (end - start)
+            if number >= end:
+                number, weight = end - 1, 0.0
+            found.append(Turn(step, number, weight, last=first + here.world >= end))
+    return found
+
+
 def fit(
     task: Task[B],
     schedule: Schedule,
@@ -151,6 +217,9 @@ def fit(
     kept: Callable[[nn.Module], Mapping[str, bytes]] = whole_model,
 ) -> Progress:
     """Train; afterwards ``checkpoints/best.safetensors`` holds the whole best model.
+
+    In a training of several processes all of them call this, each with a task of its own on its own
+    device, within ``toolkit.processes.joined``.
 
     Args:
         task: what is learnt; its model ends with the weights of the last epoch.
@@ -164,8 +233,10 @@ def fit(
 
     Raises:
         InputError: the state to resume from is damaged or of another model; the loss is no longer
-            finite; a tracker cannot start; memory is too small.
+            finite; a tracker cannot start; memory is too small; the run folder is not the same on
+            all machines.
     """
+    here = place()
     optimizer = _optimizer(task.model, schedule, rate_factors or {})
     state = run.checkpoints / "last.safetensors"
     progress = Progress()
@@ -173,10 +244,13 @@ def fit(
     if resume and state.is_file():
         progress = _load_state(state, task.model, optimizer, average)
         note(f"resuming after epoch {progress.epoch} of {schedule.epochs}")
-    trim_log(run, progress.epoch)
     device = next(task.model.parameters()).device
-    with run.tracked(progress.epoch), memory_told(device):
-        return _epochs(task, schedule, run, optimizer, average, progress, kept)
+    check_shared(run, progress.epoch, device)
+    if here.leads:
+        trim_log(run, progress.epoch)
+    with run.tracked(progress.epoch) if here.leads else nullcontext(), memory_told(device):
+        learner = Learner(task, optimizer, device, here)
+        return _epochs(learner, schedule, run, average, progress, kept)
 
 
 @contextmanager
@@ -202,65 +276,167 @@ def memory_told(device: torch.device, remedy: str = "a smaller --batch") -> Iter
         ) from error
 
 
+class _Given(Generic[B]):
+    """A batch, closed to Fabric and DDP, which would convert the tensors that they find."""
+
+    def __init__(self, batch: B) -> None:
+        self.batch = batch
+
+
+class _Losses(nn.Module, Generic[B]):
+    """The losses of a task as the forward of a module, around which gradients are exchanged."""
+
+    def __init__(self, task: Task[B]) -> None:
+        super().__init__()
+        self.model = task.model
+        self._task = task
+
+    def forward(self, given: _Given[B]) -> dict[str, Tensor]:
+        return self._task.losses(given.batch)
+
+
+class Learner(Generic[B]):
+    """A task as Fabric runs it in this process: mixed precision, gradients, words to the others."""
+
+    def __init__(
+        self, task: Task[B], optimizer: torch.optim.Optimizer, device: torch.device, here: Place
+    ) -> None:
+        """Set up the task, whose model is on the device; it keeps its names and its parameters."""
+        self.task, self.optimizer, self.device, self.here = task, optimizer, device, here
+        self._fabric = _fabric(device, here)
+        self._losses, self._stepper = self._fabric.setup(
+            _Losses(task), optimizer, move_to_device=False
+        )
+        optimizer.zero_grad(set_to_none=True)
+
+    def batches(self, epoch: int, turns: Sequence[Turn]) -> Iterator[B]:
+        """The batches that these turns are about."""
+        if self.here.world == 1:
+            return self.task.batches(epoch)
+        return self.task.batches(epoch, [turn.number for turn in turns])
+
+    def backward(self, batch: B, weight: float, *, last: bool) -> dict[str, Tensor]:
+        """The losses of a batch; adds its gradient, times a weight.
+
+        Args:
+            batch: one of the task's.
+            weight: of its gradient.
+            last: whether the step follows, for which processes exchange their gradients.
+        """
+        with self._fabric.no_backward_sync(self._losses, enabled=not last):
+            losses: dict[str, Tensor] = self._losses(_Given(batch))
+            self._fabric.backward(losses["loss"] * weight)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def step(self) -> None:
+        """Follow the gradients, no further than ``GRADIENT_NORM``, and forget them."""
+        self._fabric.clip_gradients(
+            self._losses, self._stepper, max_norm=GRADIENT_NORM, error_if_nonfinite=False
+        )
+        self._stepper.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def means(self, sums: dict[str, Tensor], count: int) -> dict[str, float]:
+        """Sums over what each process has seen, to means over what all have: ``count`` of it."""
+        names = sorted(sums)
+        total = self._fabric.all_reduce(
+            torch.stack([sums[name] for name in names]), reduce_op="sum"
+        )
+        assert isinstance(total, Tensor)
+        return dict(zip(names, (total / count).tolist(), strict=True))
+
+    def told(self, progress: Progress) -> Progress:
+        """What the first process has come to; buffers of the model (running means) are its, too."""
+        as_first(self.task.model.buffers())
+        return self._fabric.broadcast(progress)
+
+
+def _fabric(device: torch.device, here: Place) -> Fabric:
+    """Fabric on the device of this process, which the user's or our launcher has started."""
+    # Here, because it takes seconds, and commands that do not train import this module too.
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+    from lightning_fabric.strategies.strategy import Strategy
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    strategy: Strategy = SingleDeviceStrategy(device)
+    if here.world > 1:
+        strategy = DDPStrategy(
+            parallel_devices=[device] * here.local_world,
+            cluster_environment=TorchElasticEnvironment(),  # variables that our launcher sets, too
+            **gradient_options(),
+        )
+    fabric = Fabric(
+        accelerator=device.type,
+        strategy=strategy,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        num_nodes=here.world // here.local_world,
+        precision="bf16-mixed" if has_bfloat16(device) else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
 def _epochs(
-    task: Task[B],
+    learner: Learner[B],
     schedule: Schedule,
     run: RunFolder,
-    optimizer: torch.optim.Optimizer,
     average: Average | None,
     progress: Progress,
     kept: Callable[[nn.Module], Mapping[str, bytes]],
 ) -> Progress:
     """The epochs that are left."""
-    state = run.checkpoints / "last.safetensors"
+    task, optimizer = learner.task, learner.optimizer
+    steps = turns(task.steps, schedule.accumulate, learner.here)[-1].step + 1
     while progress.epoch < schedule.epochs:
         if progress.epoch - progress.best_epoch >= schedule.patience:
             note(f"no better {schedule.score} for {schedule.patience} epochs: stopping")
             break
         started = time.monotonic()
-        losses = _train_epoch(task, schedule, optimizer, progress.epoch, average)
+        losses = _train_epoch(learner, schedule, average, progress.epoch)
         progress = replace(progress, epoch=progress.epoch + 1)
-        with torch.no_grad(), average.held_by(task.model) if average else nullcontext():
-            metrics = task.validate()
-            score = metrics[schedule.score]
-            if score > progress.best_score:
-                progress = replace(progress, best_score=score, best_epoch=progress.epoch)
-                for name, content in kept(task.model).items():
-                    write_bytes(run.checkpoints / name, content)
-        seconds = time.monotonic() - started
-        rate = max(group["lr"] for group in optimizer.param_groups)
-        _report(run, schedule, progress, {**losses, **metrics}, rate, seconds, task.steps)
-        write_bytes(state, _pack_state(task.model, optimizer, average, progress))
+        if learner.here.leads:
+            with torch.no_grad(), average.held_by(task.model) if average else nullcontext():
+                metrics = task.validate()
+                score = metrics[schedule.score]
+                if score > progress.best_score:
+                    progress = replace(progress, best_score=score, best_epoch=progress.epoch)
+                    for name, content in kept(task.model).items():
+                        write_bytes(run.checkpoints / name, content)
+            seconds = time.monotonic() - started
+            rate = max(group["lr"] for group in optimizer.param_groups)
+            _report(run, schedule, progress, {**losses, **metrics}, rate, seconds, steps)
+            state = _pack_state(task.model, optimizer, average, progress)
+            write_bytes(run.checkpoints / "last.safetensors", state)
+        progress = learner.told(progress)
     return progress
 
 
 def _train_epoch(
-    task: Task[B],
-    schedule: Schedule,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    average: Average | None,
+    learner: Learner[B], schedule: Schedule, average: Average | None, epoch: int
 ) -> dict[str, float]:
     """One pass over the batches; the mean of every loss."""
-    device = next(task.model.parameters()).device
-    learnt = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    task, optimizer = learner.task, learner.optimizer
+    own = turns(task.steps, schedule.accumulate, learner.here)
+    steps = own[-1].step + 1
     sums: dict[str, Tensor] = {}
-    for step, batch in enumerate(task.batches(epoch), start=epoch * task.steps):
-        torch.manual_seed(schedule.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            rate = schedule.rate(step, schedule.epochs * task.steps)
-            group["lr"] = rate * group["rate_factor"]
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-            losses = task.losses(batch)
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(learnt, GRADIENT_NORM)
-        optimizer.step()
-        if average is not None:
-            average.update(task.model, step)
+    for turn, batch in zip(own, learner.batches(epoch, own), strict=True):
+        torch.manual_seed(schedule.seed * 1_000_003 + epoch * task.steps + turn.number)
+        losses = learner.backward(batch, turn.weight, last=turn.last)
         for name, value in losses.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
-    means = {name: (total / task.steps).item() for name, total in sums.items()}
+            counted = value if turn.weight else torch.zeros_like(value)
+            sums[name] = sums.get(name, torch.zeros((), device=learner.device)) + counted
+        if turn.last:
+            step = epoch * steps + turn.step
+            for group in optimizer.param_groups:
+                rate = schedule.rate(step, schedule.epochs * steps)
+                group["lr"] = rate * group["rate_factor"]
+            learner.step()
+            if average is not None:
+                average.update(task.model, step)
+    means = learner.means(sums, task.steps)
     if not math.isfinite(means["loss"]):
         raise InputError(
             f"epoch {epoch + 1}: the loss is no longer finite: lower the learning rate"
@@ -388,6 +564,32 @@ def trim_log(run: RunFolder, epochs: int) -> None:
 def _defaults(config: Config) -> dict[str, Any]:
     fields = type(config).model_fields.items()
     return {name: field.default for name, field in fields if not field.is_required()}
+
+
+def shared_run(
+    here: Place, root: Path, command: str, config: Config, free: Collection[str], *, resume: bool
+) -> RunFolder:
+    """The run folder of a training: the first process makes it, unless it is there to go on with.
+
+    Args:
+        here: this process.
+        root: the folder.
+        command: whose run it is ("finetune sam").
+        config: of the command.
+        free: fields that may differ when a run goes on.
+        resume: whether to go on with a run that is there.
+
+    Raises:
+        InputError: it holds a run already, cannot be written to, is not the same on all machines,
+            or cannot be gone on with (``check_resumable``).
+    """
+    with here.in_turn():
+        run = RunFolder(root)
+        if here.leads:
+            run = RunFolder.create(root, command, config, resume=resume)
+        check_there(run)
+    check_resumable(run, command, config, free)
+    return run
 
 
 def check_resumable(run: RunFolder, command: str, config: Config, free: Collection[str]) -> None:

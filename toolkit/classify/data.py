@@ -140,13 +140,17 @@ class Sampler:
         # Batch norm cannot learn from one picture: rather one batch fewer, each a picture larger.
         self.steps = max(1, min(-(-shown // batch), shown // 2))
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """All passes of an epoch, in ``steps`` batches of equal sizes, give or take one."""
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All passes of an epoch, in ``steps`` batches of equal sizes, give or take one.
+
+        Where numbers are given, the batches with these alone.
+        """
         rng = np.random.default_rng([self._seed, epoch])
         order = np.concatenate([draw_epoch(self._factors, rng) for _ in range(self._repeat)])
-        for step, chosen in enumerate(np.array_split(order, self.steps)):
+        parts = np.array_split(order, self.steps)
+        for step in range(self.steps) if numbers is None else numbers:
             # Plus one, because a seed of [s, e, 0] is the same as one of [s, e].
-            yield self._make(chosen, np.random.default_rng([self._seed, epoch, step + 1]))
+            yield self._make(parts[step], np.random.default_rng([self._seed, epoch, step + 1]))
 
     def _make(self, chosen: Labels, rng: np.random.Generator) -> Batch:
         pixels = self._pictures.pixels[chosen]

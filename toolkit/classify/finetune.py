@@ -17,12 +17,12 @@ from toolkit.classify.task import ClassifierTask, balance
 from toolkit.classify.weights import COMMAND, PRETRAIN, load_backbone
 from toolkit.config import FinetuneClassifierConfig
 from toolkit.console import note
-from toolkit.devices import resolve_device
 from toolkit.predictions import ImageProbabilities, PredictionCard, write_probabilities
+from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import picture_factors
 from toolkit.starter import is_pretrained
-from toolkit.training import Schedule, check_resumable, fit
+from toolkit.training import Schedule, fit, shared_run
 
 FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track")
 
@@ -30,7 +30,8 @@ FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track")
 def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
     """Fine-tune a ResNet to say "good" or which defect, and predict val and test.
 
-    A picture with several kinds of defect is of the one that covers most of it.
+    A picture with several kinds of defect is of the one that covers most of it. Several devices
+    share each batch, a process each; so do the processes that ``torchrun`` started.
 
     Returns:
         the run: ``checkpoints/best.safetensors`` is the model of the epoch with the best val
@@ -38,10 +39,18 @@ def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
 
     Raises:
         InputError: there is nothing to tell apart in train, val or test has a class that train
-            lacks, a picture or the weights cannot be used, the device is not there, or the run
-            folder is taken.
+            lacks, a picture or the weights cannot be used, the device is not there, the run folder
+            is taken, or a process of several was killed.
     """
-    device = resolve_device(config.device)
+    return train_in_processes("toolkit.classify:finetune_classifier", config, _finetune)
+
+
+def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Place) -> RunFolder:
+    if config.batch < 2 * here.world:
+        raise InputError(
+            f"batch: {config.batch} pictures leave one for each of {here.world} processes, too few "
+            f"for batch normalisation: give {2 * here.world} or more"
+        )
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
     datasets = _read_splits(folder)
@@ -54,20 +63,22 @@ def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
         )
         for split, dataset in datasets.items()
     }
-    run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
-    check_resumable(run, COMMAND, config, FREE_ON_RESUME)
-    run.write_model(
-        {
-            "architecture": config.model,
-            "classes": list(classes),
-            "image_size": config.image_size,
-        }
-    )
+    run = shared_run(here, config.out, COMMAND, config, FREE_ON_RESUME, resume=config.resume)
+    if here.leads:
+        run.write_model(
+            {
+                "architecture": config.model,
+                "classes": list(classes),
+                "image_size": config.image_size,
+            }
+        )
     factors = picture_factors(datasets["train"], config.sampling)
-    task = _task(config, model.to(device), pictures["train"], pictures["val"], factors)
+    shared = config.model_copy(update={"batch": config.batch // here.world})
+    task = _task(shared, model.to(device), pictures["train"], pictures["val"], factors)
     progress = fit(task, schedule, run, resume=config.resume)
     note(f"best: epoch {progress.best_epoch}, val score {progress.best_score:.4f}")
-    _predict(run, datasets, pictures, config.device)
+    if here.leads:
+        _predict(run, datasets, pictures, str(device))
     return run
 
 
@@ -127,6 +138,7 @@ def _plan(config: FinetuneClassifierConfig) -> Schedule:
         patience=config.patience or max(10, epochs // 3),
         score="val_score",
         seed=config.seed,
+        accumulate=config.accumulate,
     )
 
 

@@ -26,21 +26,22 @@ from toolkit.classify.task import predict_logits
 from toolkit.classify.weights import PRETRAIN, load_backbone
 from toolkit.config import PretrainClassifierConfig
 from toolkit.console import note
-from toolkit.devices import resolve_device
 from toolkit.outlines import OutlineHead, without_outlines
 from toolkit.pretraining import (
     FREE_ON_RESUME,
     new_pictures,
     schedule,
+    share_of,
     source_domain,
     validation_pictures,
 )
+from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder
 from toolkit.starter import write_packed
 from toolkit.synth.picture import Instance, Sample
 from toolkit.synth.registry import SURFACES
 from toolkit.synth.source import SourceDomain
-from toolkit.training import check_resumable, fit
+from toolkit.training import fit, shared_run
 
 ANY = "defect"
 """The first output: whether there is any defect at all."""
@@ -97,25 +98,29 @@ def pretrain_classifier(config: PretrainClassifierConfig) -> RunFolder:
 
     Raises:
         InputError: a kind of defect is unknown, the weights cannot be used, the device is not
-            there, or the run folder is taken.
+            there, the run folder is taken, or a process of several was killed.
     """
-    device = resolve_device(config.device)
+    return train_in_processes("toolkit.classify.pretrain:pretrain_classifier", config, _pretrain)
+
+
+def _pretrain(config: PretrainClassifierConfig, device: torch.device, here: Place) -> RunFolder:
     domain = source_domain(config, config.image_size)
     outputs = (ANY, *domain.kinds) if config.classes == "kinds" else (ANY,)
     answers = (*outputs, *(f"on {surface}" for surface in SURFACES))
     model = _starting_point(config, answers)
-    run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
-    check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
+    run = shared_run(here, config.out, PRETRAIN, config, FREE_ON_RESUME, resume=config.resume)
     description = {
         "architecture": config.model,
         "classes": list(answers),
         "image_size": config.image_size,
     }
-    run.write_model(description)
-    task = ClassifierPretraining(model.to(device), outputs, domain, config)
+    if here.leads:
+        run.write_model(description)
+    task = ClassifierPretraining(model.to(device), outputs, domain, share_of(config, here))
     progress = fit(task, schedule(config, "val_score"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val score {progress.best_score:.4f}")
-    pack(run)
+    if here.leads:
+        pack(run)
     return run
 
 
@@ -167,10 +172,10 @@ class ClassifierPretraining:
         self._outlines = OutlineHead(channels).to(next(model.parameters()).device)
         model.add_module(outlines.NAME, self._outlines)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
         """Pictures that no other epoch has seen."""
         self.model.train()
-        return new_pictures(self._domain, self._collate, self._config, epoch)
+        return new_pictures(self._domain, self._collate, self._config, epoch, numbers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropies of the kinds and of the surface, and the loss of the second task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -61,9 +61,9 @@ class ClassifierTask:
         self._smoothing = label_smoothing
         self.steps = sampler.steps
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """All training pictures, as often as the sampler repeats them."""
-        return self._sampler.batches(epoch)
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All training pictures, as often as the sampler repeats them; see its ``batches``."""
+        return self._sampler.batches(epoch, numbers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted cross-entropy."""

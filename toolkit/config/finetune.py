@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from toolkit.architectures import WORLD, SamName
 from toolkit.config.base import (
     Config,
-    Device,
     Devices,
     Fraction,
     ImageSize,
@@ -200,7 +199,10 @@ class FinetuneSamConfig(Config):
     epochs: Positive | None = None
     """Passes over the training instances; by default 15, from random weights 40."""
     batch: Positive = 16
-    """Box prompts per optimiser step, all decoded in one call."""
+    """Box prompts decoded in one call, or in one on each of several devices together."""
+    accumulate: Positive = 1
+    """Batches per optimiser step, which follows the mean of their gradients: as a batch so many
+    times as large, where memory is too small for it."""
     repeat: Positive = 1
     """Times each instance counts in an epoch: fewer validations where instances are few."""
     sampling: Literal["uniform", "repeat-factor"] = "uniform"
@@ -251,8 +253,8 @@ class FinetuneSamConfig(Config):
     and random windows, turned and mirrored; each step draws one. 1 is the plain one alone."""
     resume: bool = False
     """Go on from the last whole checkpoint of the run folder."""
-    device: Device = "auto"
-    """auto, cpu, mps, cuda or cuda:N."""
+    device: Devices = "auto"
+    """auto, cpu, mps, cuda, cuda:N, or several (cuda:0,cuda:1) that share each batch."""
     workers: NotNegative = 2
     """Threads that load images."""
     track: Trackers = ()
@@ -311,7 +313,10 @@ class FinetuneClassifierConfig(Config):
     epochs: Positive | None = None
     """Passes over the training pictures; by default 30, from random weights 80."""
     batch: Annotated[int, Field(ge=2)] = 32
-    """Pictures per optimiser step."""
+    """Pictures per batch, of all devices together."""
+    accumulate: Positive = 1
+    """Batches per optimiser step, which follows the mean of their gradients; batch normalisation
+    sees one batch of one device at a time."""
     image_size: ImageSize = 128
     """Side of the square that the network sees; longer sides are resized to it, the rest padded."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -334,8 +339,8 @@ class FinetuneClassifierConfig(Config):
     """Epochs without a better val score before stopping; by default a third of all, at least 10."""
     resume: bool = False
     """Go on from the last whole checkpoint of the run folder."""
-    device: Device = "auto"
-    """auto, cpu, mps, cuda or cuda:N."""
+    device: Devices = "auto"
+    """auto, cpu, mps, cuda, cuda:N, or several (cuda:0,cuda:1) that share each batch."""
     workers: NotNegative = 2
     """Threads that load images."""
     track: Trackers = ()

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from toolkit.architectures import WORLD, is_transformer
 from toolkit.config.base import (
     Config,
-    Device,
+    Devices,
     Fraction,
     ImageSize,
     NotNegative,
@@ -49,8 +49,8 @@ class PretrainConfig(Config):
     """Decay per step of the moving average of the weights, which is what is kept."""
     resume: bool = False
     """Go on from the last whole piece of the run folder."""
-    device: Device = "auto"
-    """auto, cpu, mps, cuda or cuda:N."""
+    device: Devices = "auto"
+    """auto, cpu, mps, cuda, cuda:N, or several (cuda:0,cuda:1) that share each batch."""
     workers: NotNegative = 1
     """Processes that draw pictures."""
     track: Trackers = ()

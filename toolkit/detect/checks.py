@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from converters.dataset import Dataset
 from converters.errors import InputError
 from toolkit.config import FinetuneYoloConfig
@@ -13,8 +11,6 @@ from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.modes import is_reparameterised
 from toolkit.detect.weights import StartingPoint
 from toolkit.images import read_image
-from toolkit.processes import mean_of_all
-from toolkit.runs import RunFolder
 
 
 def check_form(
@@ -33,23 +29,6 @@ def check_form(
         raise InputError(
             f"mode: {config.mode} needs class embeddings, and those of {config.weights} became "
             "weights: give --mode reparam"
-        )
-
-
-def check_there(run: RunFolder) -> None:
-    """Refuse a run folder that the first process has made on another machine."""
-    if not (run.root / "config.yaml").is_file():
-        raise InputError(
-            f"{run.root}: is not the same on all machines: give a folder that they share"
-        )
-
-
-def check_shared(run: RunFolder, epochs: int, device: torch.device) -> None:
-    """Refuse a run folder that another machine has another one of."""
-    here = torch.tensor(float(epochs), device=device)
-    if mean_of_all(here) != here:
-        raise InputError(
-            f"{run.root}: is not the same on all machines: give a folder that they share"
         )
 
 

@@ -21,9 +21,7 @@ from toolkit.detect.checks import (
     check_form,
     check_last_batch,
     check_pictures,
-    check_shared,
     check_splits,
-    check_there,
 )
 from toolkit.detect.detector import Detector, predict_dataset
 from toolkit.detect.embeddings import ClassEmbeddings
@@ -53,13 +51,12 @@ from toolkit.detect.weights import (
     save_description,
     save_weights,
 )
-from toolkit.devices import resolve_device
 from toolkit.offline import quiet
 from toolkit.predictions import PredictionCard, write_predictions
-from toolkit.processes import Place, check_batch, joined, launch, own_device, to_launch
+from toolkit.processes import Place, check_shared, train_in_processes
 from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import epoch_length
-from toolkit.training import check_resumable, memory_told, trim_log
+from toolkit.training import memory_told, shared_run, trim_log
 
 FREE_ON_RESUME = ("device", "workers", "resume", "confidence", "track")
 """Fields that may differ when a run goes on."""
@@ -85,17 +82,7 @@ def finetune_yolo(config: FinetuneYoloConfig) -> RunFolder:
         InputError: the data, the weights or the embeddings cannot be used, the run folder is taken,
             training diverged, or a process of several was killed.
     """
-    devices = to_launch(config.device)
-    if devices:
-        check_batch(config.batch, len(devices))
-        for name in devices:
-            resolve_device(name)
-        launch("toolkit.detect:finetune_yolo", config, devices)
-        return RunFolder(config.out)
-    device = resolve_device(own_device(config.device))
-    with joined(device) as here:
-        check_batch(config.batch, here.world)
-        return _finetune(config, device, here)
+    return train_in_processes("toolkit.detect:finetune_yolo", config, _finetune)
 
 
 def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> RunFolder:
@@ -115,12 +102,7 @@ def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> 
     check_last_batch(config, epoch_length(shown.factors), image_size, here.world)
     if here.leads:
         check_pictures(splits if replay is None else {**splits, "replay": replay.train})
-    with here.in_turn():
-        run = RunFolder(config.out)
-        if here.leads:
-            run = RunFolder.create(config.out, COMMAND, asked, resume=config.resume)
-        check_there(run)
-    check_resumable(run, COMMAND, asked, FREE_ON_RESUME)
+    run = shared_run(here, config.out, COMMAND, asked, FREE_ON_RESUME, resume=config.resume)
     state = run.checkpoints / "last.safetensors"
     done = read_state(state) if state.is_file() else None
     done_epochs = done.epochs if done else 0

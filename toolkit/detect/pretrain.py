@@ -35,19 +35,20 @@ from toolkit.detect.weights import (
     pack_starter,
     save_description,
 )
-from toolkit.devices import resolve_device
 from toolkit.outlines import OutlineHead, without_outlines
 from toolkit.pretraining import (
     FREE_ON_RESUME,
     new_pictures,
     schedule,
+    share_of,
     source_domain,
     validation_pictures,
 )
+from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder
 from toolkit.synth.picture import Sample
 from toolkit.synth.source import SourceDomain
-from toolkit.training import check_resumable, fit
+from toolkit.training import fit, shared_run
 
 PADDING = 114
 """Grey level beside pictures that are not square, as ultralytics pads."""
@@ -72,24 +73,28 @@ def pretrain_yolo(config: PretrainYoloConfig) -> RunFolder:
 
     Raises:
         InputError: a kind of defect is unknown, the weights cannot be used, the device is not
-            there, or the run folder is taken.
+            there, the run folder is taken, or a process of several was killed.
     """
-    device = resolve_device(config.device)
+    return train_in_processes("toolkit.detect.pretrain:pretrain_yolo", config, _pretrain)
+
+
+def _pretrain(config: PretrainYoloConfig, device: torch.device, here: Place) -> RunFolder:
     domain = source_domain(config, config.image_size)
     start, known, classes = _start(config, domain)
-    run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
-    check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
+    run = shared_run(here, config.out, PRETRAIN, config, FREE_ON_RESUME, resume=config.resume)
     source = f"procedural pictures ({config.steps} steps from {start.source})"
-    save_description(
-        run, RunModel(start.model, start.scale, known, config.image_size, source, arch=start.arch)
-    )
+    if here.leads:
+        model = RunModel(
+            start.model, start.scale, known, config.image_size, source, arch=start.arch
+        )
+        save_description(run, model)
     if classes is not None:
         set_classes(start.model, classes)
     start.model.to(device)
-    task = YoloPretraining(start, classes, domain, config)
+    task = YoloPretraining(start, classes, domain, share_of(config, here))
     progress = fit(task, schedule(config, "val_ap50"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val AP50 {progress.best_score:.4f}")
-    if known is not None:
+    if here.leads and known is not None:
         pack(run)
     return run
 
@@ -148,10 +153,10 @@ class YoloPretraining:
         self._collate = Letterboxed(config.image_size, self._names, config.seed)
         self._val = validation_pictures(domain, config)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
         """Pictures that no other epoch has seen."""
         self.model.train()
-        return new_pictures(self._domain, self._collate, self._config, epoch)
+        return new_pictures(self._domain, self._collate, self._config, epoch, numbers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of ultralytics' detectors, per picture, and that of the second task."""

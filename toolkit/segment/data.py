@@ -269,8 +269,8 @@ class Sampler:
         shown = sum(f * len(group) for f, group in zip(self._factors, self._groups, strict=True))
         self.steps = math.ceil(shown / batch - 1e-9)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """All prompts, as often as they count, in ``steps`` batches.
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All prompts, as often as they count, in ``steps`` batches, or those of these numbers.
 
         Pictures with many prompts may come a time more or less than on average: what is too much is
         left out, and what is missing for the last batch drawn from the first.
@@ -281,7 +281,7 @@ class Sampler:
         order = [order[n % len(order)] for n in range(max(least, len(order)))]
         plans = [
             (step, order[step * self._batch : (step + 1) * self._batch])
-            for step in range(self.steps)
+            for step in (range(self.steps) if numbers is None else numbers)
         ]
 
         def make(plan: tuple[int, list[Prompt]]) -> Batch:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from converters.dataset import Image
 from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneSamConfig
 from toolkit.console import note
-from toolkit.devices import resolve_device
 from toolkit.predictions import PredictionCard, write_predictions
+from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import picture_factors
 from toolkit.segment.cache import EmbeddingCache, check_size, embedding_shape
@@ -27,9 +29,10 @@ from toolkit.segment.sam import Sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
 from toolkit.segment.task import Material, Prompting, SamTask, frozen_views
 from toolkit.segment.usage import Usage, read_usage
+from toolkit.segment.views import View
 from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam
 from toolkit.starter import is_pretrained
-from toolkit.training import Schedule, check_resumable, fit, packed, whole_model
+from toolkit.training import Schedule, fit, memory_told, packed, shared_run, whole_model
 
 FREE_ON_RESUME = (
     "epochs",
@@ -46,6 +49,8 @@ FREE_ON_RESUME = (
 def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     """Fine-tune SAM with box prompts and predict val and test from their ground-truth boxes.
 
+    Several devices share each batch, a process each; so do the processes that ``torchrun`` started.
+
     Returns:
         the run: ``checkpoints/best.safetensors`` is the model of the epoch with the best val IoU,
         ``predictions/`` its outlines. With ``train`` lora, the adapters are merged into it, and
@@ -53,9 +58,14 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
 
     Raises:
         InputError: the dataset has no masks to learn or to validate on, the weights cannot be
-            used, the device is not there, or the run folder is taken.
+            used, the device is not there, the run folder is taken, or a process of several was
+            killed.
     """
-    device = resolve_device(config.device)
+    function = "toolkit.segment:finetune_sam"
+    return train_in_processes(function, config, _finetune, items="prompts")
+
+
+def _finetune(config: FinetuneSamConfig, device: torch.device, here: Place) -> RunFolder:
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
     material = _material(folder, config)
@@ -65,28 +75,25 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     prompting = Prompting(
         config.prompts, config.box_jitter, config.clicks, config.negatives, usage.several
     )
+    views = []
     if not encoder_learns(learns):
         views = frozen_views(material, prompting.kinds, usage.context, config.cache_views)
         check_size(config.cache_gb, len(views), embedding_shape(sam))
     kept = _with_adapters(sam, config) if learns == "lora" else whole_model
-    run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
-    check_resumable(run, COMMAND, config, FREE_ON_RESUME)
-    run.write_model({"architecture": config.model, **usage.describe()})
-    sam.to(device)
-    cache = None
-    if not encoder_learns(learns):
-        cache = EmbeddingCache(sam, config.cache, config.cache_gb, config.workers)
+    run = shared_run(here, config.out, COMMAND, config, FREE_ON_RESUME, resume=config.resume)
+    if here.leads:
+        run.write_model({"architecture": config.model, **usage.describe()})
     task = SamTask(
-        sam,
+        sam.to(device),
         usage.context,
-        material,
+        material if here.leads else replace(material, val=[], val_negatives=[]),
         prompting,
         learns=learns,
-        batch=config.batch,
+        batch=config.batch // here.world,
         repeat=config.repeat,
         factors=_factors(folder, config),
         criterion=Criterion(config.loss),
-        cache=cache,
+        cache=None if encoder_learns(learns) else _cache(sam, views, config, here),
         cache_views=config.cache_views,
         seed=config.seed,
         workers=config.workers,
@@ -94,8 +101,21 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     factors = rate_factors(sam, config.layer_decay)
     progress = fit(task, schedule, run, resume=config.resume, rate_factors=factors, kept=kept)
     note(f"best: epoch {progress.best_epoch}, val IoU {progress.best_score:.4f}")
-    _predict(run, folder, config)
+    if here.leads:
+        _predict(run, folder, device)
     return run
+
+
+def _cache(
+    sam: Sam, views: Sequence[tuple[Image, View]], config: FinetuneSamConfig, here: Place
+) -> EmbeddingCache:
+    """Where a frozen encoder's embeddings go; of several processes each makes its share of files."""
+    cache = EmbeddingCache(sam, config.cache, config.cache_gb, config.workers)
+    if here.world > 1 and config.cache_gb:
+        with memory_told(sam.device):
+            cache.build(views[here.rank :: here.world])
+        here.wait()
+    return cache
 
 
 def _material(folder: DatasetFolder, config: FinetuneSamConfig) -> Material:
@@ -187,6 +207,7 @@ def _plan(config: FinetuneSamConfig) -> tuple[Learns, Schedule]:
         score="val_iou",
         seed=config.seed,
         average=config.average or None,
+        accumulate=config.accumulate,
     )
 
 
@@ -205,9 +226,9 @@ def _prompts(folder: DatasetFolder, split: str) -> list[Prompt]:
     return prompts
 
 
-def _predict(run: RunFolder, folder: DatasetFolder, config: FinetuneSamConfig) -> None:
+def _predict(run: RunFolder, folder: DatasetFolder, device: torch.device) -> None:
     """Outline val and test with the best checkpoint."""
-    segmenter = Segmenter.load(run.root, config.device)
+    segmenter = Segmenter.load(run.root, str(device))
     results = {
         split: predict_given_boxes(segmenter, folder.read(split))
         for split in folder.splits()

@@ -17,15 +17,16 @@ from converters.geometry import region_from_mask
 from toolkit import outlines
 from toolkit.config import PretrainSamConfig
 from toolkit.console import note
-from toolkit.devices import resolve_device
 from toolkit.outlines import OutlineHead, without_outlines
 from toolkit.pretraining import (
     FREE_ON_RESUME,
     new_pictures,
     schedule,
+    share_of,
     source_domain,
     validation_pictures,
 )
+from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder
 from toolkit.segment.data import Batch, BatchBuilder
 from toolkit.segment.losses import MEDSAM_LOSSES
@@ -39,7 +40,7 @@ from toolkit.segment.weights import PRETRAIN, load_sam
 from toolkit.starter import write_packed
 from toolkit.synth.picture import Sample
 from toolkit.synth.source import SourceDomain
-from toolkit.training import check_resumable, fit
+from toolkit.training import fit, shared_run
 
 MODEL: ArchitectureName = "nano"
 
@@ -52,18 +53,22 @@ def pretrain_sam(config: PretrainSamConfig) -> RunFolder:
 
     Raises:
         InputError: a kind of defect is unknown, the weights cannot be used, the device is not
-            there, or the run folder is taken.
+            there, the run folder is taken, or a process of several was killed.
     """
-    device = resolve_device(config.device)
+    return train_in_processes("toolkit.segment.pretrain:pretrain_sam", config, _pretrain)
+
+
+def _pretrain(config: PretrainSamConfig, device: torch.device, here: Place) -> RunFolder:
     domain = source_domain(config, config.picture_size)
     sam = _starting_point(config)
-    run = RunFolder.create(config.out, PRETRAIN, config, resume=config.resume)
-    check_resumable(run, PRETRAIN, config, FREE_ON_RESUME)
-    run.write_model({"architecture": MODEL})
-    task = SamPretraining(sam.to(device), domain, config)
+    run = shared_run(here, config.out, PRETRAIN, config, FREE_ON_RESUME, resume=config.resume)
+    if here.leads:
+        run.write_model({"architecture": MODEL})
+    task = SamPretraining(sam.to(device), domain, share_of(config, here))
     progress = fit(task, schedule(config, "val_iou"), run, resume=config.resume)
     note(f"best: piece {progress.best_epoch}, val IoU {progress.best_score:.4f}")
-    pack(run)
+    if here.leads:
+        pack(run)
     return run
 
 
@@ -104,9 +109,9 @@ class SamPretraining:
         self._outlines = OutlineHead([ARCHITECTURES[MODEL].embedding_width]).to(sam.device)
         sam.add_module(outlines.NAME, self._outlines)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
         """Pictures that no other epoch has seen."""
-        return new_pictures(self._domain, self._collate, self._config, epoch)
+        return new_pictures(self._domain, self._collate, self._config, epoch, numbers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of MedSAM, and that of the second task on the embeddings."""

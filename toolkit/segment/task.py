@@ -99,7 +99,7 @@ class SamTask:
         Args:
             sam: the model, on its device; it is trained in place.
             zoom: window around each box, in its longer sides; None for the whole image.
-            material: what it learns from.
+            material: what it learns from; a process that does not validate needs no val.
             prompting: how it is asked.
             learns: what learns; for "lora" the model has its adapters.
             batch: prompts per step.
@@ -146,9 +146,9 @@ class SamTask:
         )
         self.steps = self._sampler.steps
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """All training prompts once."""
-        return self._sampler.batches(epoch)
+    def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All training prompts once, or the batches with these numbers."""
+        return self._sampler.batches(epoch, numbers)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Means over the first answers and those to the corrective clicks, a decoder call each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
@@ -32,6 +33,7 @@ class SynthBatches(IterableDataset[B], Generic[B]):
         seed: of the pictures.
         start: number of the first batch.
         count: batches before the stream ends; None for no end.
+        chosen: of these batches, from 0, the ones to make; all of them where not given.
     """
 
     def __init__(
@@ -43,20 +45,22 @@ class SynthBatches(IterableDataset[B], Generic[B]):
         seed: int,
         start: int = 0,
         count: int | None = None,
+        chosen: Sequence[int] | None = None,
     ) -> None:
         self.domain, self.collate = domain, collate
         self.batch, self.seed, self.start, self.count = batch, seed, start, count
+        self.chosen = chosen
 
     def __iter__(self) -> Iterator[B]:
         """The batches of this worker, or all of them outside of workers."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        offset = first
-        while self.count is None or offset < self.count:
+        every = itertools.count() if self.count is None else range(self.count)
+        chosen = every if self.chosen is None else self.chosen
+        for offset in itertools.islice(chosen, first, None, step):
             number = self.start + offset
             pictures = range(number * self.batch, (number + 1) * self.batch)
             yield self.collate([self.domain.draw(self.seed, index) for index in pictures], number)
-            offset += step
 
 
 def load(batches: SynthBatches[B], workers: int) -> Iterator[B]:
