@@ -339,7 +339,7 @@ def _table(
                 times = with_interval(_ratio(turns, "naive", (way, layout)))
             peak = max((each.memory for each in timed if each.memory is not None), default=None)
             yield (
-                f"| {way} | {boxes if layout == 'apart' else 1} pictures | {seconds:.2f} | {times} "
+                f"| {way} | {_pictures(layout, boxes)} | {seconds:.2f} | {times} "
                 f"| {seconds * steps:.0f} | {'-' if peak is None else format(peak, '.0f')} |"
             )
     yield ""
@@ -348,12 +348,18 @@ def _table(
     for layout in LAYOUTS:
         for way in WAYS[:2]:
             after = build / (epochs[way, layout] - epochs["cached", layout])
-            name = f"{boxes} boxes on {boxes if layout == 'apart' else 1} pictures"
-            yield f"{name}: the cache has paid off against {way} after {after:.2f} epochs."
+            yield (
+                f"{boxes} boxes on {_pictures(layout, boxes)}: the cache has paid off against "
+                f"{way} after {after:.2f} epochs."
+            )
     aim = _ratio(turns, "naive", ("cached", "apart"))
     yield f"Aim, a step from the cache {AIM:.0f} times as fast as the naive one: " + (
         f"{'reached' if aim.value >= AIM else 'missed'} ({with_interval(aim)})."
     )
+
+
+def _pictures(layout: Layout, boxes: int) -> str:
+    return f"{boxes} pictures" if layout == "apart" and boxes > 1 else "1 picture"
 
 
 if __name__ == "__main__":

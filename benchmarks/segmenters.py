@@ -46,6 +46,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks import unet
 from benchmarks.outlines import Outliner, ellipses, filled_boxes, fits, grabcut
 from benchmarks.segmenter_tables import Measured, tables
 from benchmarks.starter import passes
@@ -61,7 +62,7 @@ from toolkit.images import RgbImage, read_image
 from toolkit.predictions import Result, read_results
 from toolkit.runs import RunFolder
 from toolkit.segment import Segmenter, finetune_sam
-from toolkit.segment.data import by_image, masked_prompts
+from toolkit.segment.data import ImageStore, Sampler, by_image, masked_prompts
 from toolkit.segment.prompts import jitter_box
 from toolkit.training import Schedule, fit
 from toolkit.weights import read_state
@@ -278,13 +279,23 @@ def _train(piece: Piece, run: Path, options: argparse.Namespace) -> None:
 
 
 def _train_unet(piece: Piece, config: FinetuneSamConfig) -> RunFolder:
-    """As SAM, at the usual rate for random weights."""
-    from benchmarks.unet import UNetTask
-
+    """On the batches that nano would get, at a usual rate for random weights."""
     held = piece.held
-    train, val = masked_prompts(held.read("train")), masked_prompts(held.read("val"))
-    task = UNetTask(train, val, config.batch, config.repeat, config.seed)
-    assert config.epochs is not None
+    sampler = Sampler(
+        masked_prompts(held.read("train")),
+        ImageStore(),
+        side=unet.SIDE,
+        cells=unet.SIDE,
+        zoom=unet.ZOOM,
+        batch=config.batch,
+        repeat=config.repeat,
+        jitter=config.box_jitter,
+        augment=True,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    task = unet.UNetTask(sampler, masked_prompts(held.read("val")), config.seed)
+    assert config.epochs is not None, "the benchmark says how many"
     run = RunFolder.create(config.out, "benchmark unet", config)
     fit(task, Schedule(config.epochs, 1e-3, 0.01, config.epochs, "val_iou", config.seed), run)
     return run
@@ -299,11 +310,9 @@ def _outliner(arm: str, run: Path) -> Outliner:
     if arm in NAIVE:
         return NAIVE[arm]
     if arm == "unet":
-        from benchmarks.unet import UNet, outline
-
-        model = UNet()
+        model = unet.UNet()
         model.load_state_dict(read_state(run / "checkpoints" / "best.safetensors", "the benchmark"))
-        return partial(outline, model)
+        return partial(unet.outline, model)
     segmenter = _segmenter(run)
     return lambda image, boxes: segmenter(image, boxes)[0]
 

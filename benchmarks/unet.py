@@ -23,13 +23,12 @@ from torch.nn import functional as F
 from benchmarks.outlines import fits
 from converters.dataset import Box
 from toolkit.images import RgbImage
-from toolkit.segment.data import Batch, ImageStore, Prompt, Sampler, by_image
+from toolkit.segment.data import Batch, Prompt, Sampler, by_image
 from toolkit.segment.frames import Frame
 from toolkit.segment.losses import cross_entropy, dice_loss
 from toolkit.segment.views import views_of
 
-WIDTHS = (17, 34, 68, 136, 272)
-"""Channels at each resolution, the full one first; each is half of the one before."""
+WIDTHS = (17, 34, 68, 136, 272)  # channels, from full resolution to a sixteenth
 SIDE = 128
 ZOOM = 1.5
 
@@ -38,7 +37,6 @@ class UNet(nn.Module):
     """From picture and box, shape (n, 4, side, side), to mask logits, shape (n, side, side)."""
 
     def __init__(self) -> None:
-        """Random weights, from PyTorch's global generator."""
         super().__init__()
         pairs = list(pairwise(WIDTHS))
         self.first = _block(4, WIDTHS[0])
@@ -66,11 +64,8 @@ def _block(channels: int, out: int) -> nn.Sequential:
 
 
 def inputs(pixels: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """What ``UNet`` sees: pictures in -2 to 2, padded with 0, and the boxes, filled.
-
-    Args:
-        pixels: n tensors of shape (3, height, width), 0 to 255, whose longer side is ``SIDE``.
-        boxes: shape (n, 4), corners (x0, y0, x1, y1) in the same pixels.
+    """What ``UNet`` sees of n pictures (3, height, width), 0 to 255, longer side ``SIDE``, with one
+    box each: shape (n, 4), corners (x0, y0, x1, y1) in the same pixels.
     """
     low, high = boxes.reshape(-1, 2, 2, 1).unbind(1)
     edge = torch.arange(SIDE)
@@ -83,30 +78,13 @@ def inputs(pixels: Sequence[Tensor], boxes: Tensor) -> Tensor:
 
 
 class UNetTask:
-    """The very windows of SAM's fine-tuning; a ``toolkit.training.Task``."""
+    """A ``toolkit.training.Task``, from random weights; of a sampler as nano's, pixels and all."""
 
-    def __init__(
-        self, train: Sequence[Prompt], val: Sequence[Prompt], batch: int, repeat: int, seed: int
-    ) -> None:
-        """Start from random weights."""
+    def __init__(self, sampler: Sampler, val: Sequence[Prompt], seed: int) -> None:
         torch.manual_seed(seed)
         self.model = UNet()
-        self._store = ImageStore()
-        self._val = by_image(val)
-        self._sampler = Sampler(
-            train,
-            self._store,
-            side=SIDE,
-            cells=SIDE,
-            zoom=ZOOM,
-            batch=batch,
-            repeat=repeat,
-            jitter=0.1,
-            augment=True,
-            seed=seed,
-            workers=1,
-        )
-        self.steps = self._sampler.steps
+        self._sampler, self._val = sampler, by_image(val)
+        self.steps = sampler.steps
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """All training prompts, as often as they count."""
