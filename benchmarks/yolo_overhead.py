@@ -31,10 +31,10 @@ from toolkit.config import FinetuneYoloConfig
 from toolkit.detect.data import prompt_name
 from toolkit.detect.embeddings import ClassEmbeddings, resolve_embeddings
 from toolkit.detect.models import build_model, build_plain, set_classes
-from toolkit.detect.offline import quiet
 from toolkit.detect.recipe import training_arguments
 from toolkit.detect.trainer import OfflinePlainTrainer, OfflineWorldTrainer
 from toolkit.devices import resolve_device
+from toolkit.offline import quiet
 
 import torch  # isort: skip
 from ultralytics.models.yolo.detect import DetectionTrainer  # isort: skip

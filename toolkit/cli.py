@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.commands import COMMANDS, Command
+from toolkit.commands import COMMANDS, Command, as_text
 
 if TYPE_CHECKING:
     from toolkit.config import Config
@@ -87,13 +87,10 @@ def _option(field: str, info: Any) -> click.Option:
     text = (info.description or "").replace("\n", " ")
     if info.annotation is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", field], default=None, help=text)
-    default = info.default
-    if isinstance(default, tuple):
-        default = ",".join(str(part) for part in default)
     if info.is_required():
         text += "  [required]"
-    elif default not in (None, ""):
-        text += f"  [default: {default}]"
+    elif info.default not in (None, "", ()):
+        text += f"  [default: {as_text(info.default)}]"
     return click.Option([flag, field], metavar=_metavar(info), help=text)
 
 
@@ -110,7 +107,8 @@ def _metavar(info: Any) -> str:
     names = [t.__name__ for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
     kinds = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH", "str": "TEXT"}
     found = [kinds[name] for name in names if name in kinds]
-    return "A,B,…" if get_origin(annotation) is tuple else (found[0] if found else "TEXT")
+    several = {tuple: "A,B,…", dict: "NAME=NUMBER,…"}.get(get_origin(annotation))
+    return several or (found[0] if found else "TEXT")
 
 
 def _given(config: type[Config], flags: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Command:
         words = ["toolkit", name]
         for field in self.positional:
             value = getattr(config, field)
-            words += [_text(value)] if self.words(field) == 1 else map(str, value)
+            words += [as_text(value)] if self.words(field) == 1 else map(str, value)
         for field, info in type(config).model_fields.items():
             value = getattr(config, field)
             if field in self.positional or value == info.default:
@@ -61,11 +61,14 @@ class Command:
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
                 continue
-            words += [f"--{flag}", _text(value)]
+            words += [f"--{flag}", as_text(value)]
         return shlex.join(words).replace(f"'{name}'", name)
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A value as it is written after a flag: tuples as A,B and mappings as NAME=A,NAME=B."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}={str(part).removesuffix('.0')}" for name, part in value.items())
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

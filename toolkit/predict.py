@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from converters.dataset import BinaryMask, Dataset, Image
+from converters.dataset import Dataset, Image
 from converters.errors import InputError
 from converters.files import write_json
 from converters.folder import CARD, DatasetFolder
-from converters.geometry import rle_from_mask
+from converters.geometry import rle_from_region
 from converters.layouts.base import IMAGE_SUFFIXES
 from toolkit.config import PredictConfig
 from toolkit.console import track
@@ -126,6 +126,8 @@ class _Models:
         )
 
     def _outline(self, dataset: Dataset, results: list[Result]) -> list[Result]:
+        from toolkit.segment.segmenter import Prompts, boxes_of, outlines_on
+
         assert self.segmenter is not None, "asked for by predict only with one"
         by_image = _by_image(results)
         outlined: list[Result] = []
@@ -133,9 +135,11 @@ class _Models:
             found = by_image.get(image.id, [])
             if not found:
                 continue
-            masks, _ = self.segmenter(read_image(image.path), [entry["bbox"] for entry in found])
-            for entry, mask in zip(found, masks, strict=True):
-                outlined.append({**entry, "segmentation": rle_from_mask(cast(BinaryMask, mask))})
+            prompts = Prompts(boxes=boxes_of([entry["bbox"] for entry in found]))
+            outlines = outlines_on(self.segmenter, image, prompts)
+            for entry, outline in zip(found, outlines, strict=True):
+                rle = rle_from_region(outline.region, image.height, image.width)
+                outlined.append({**entry, "segmentation": rle})
         return outlined
 
 

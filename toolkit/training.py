@@ -192,8 +192,10 @@ def memory_told(device: torch.device, remedy: str = "a smaller --batch") -> Iter
     """
     try:
         yield
-    except RuntimeError as error:  # torch's own kinds are of this one
-        if "out of memory" not in str(error).lower():
+    except (RuntimeError, MemoryError) as error:  # torch's own kinds are of the first one
+        told = str(error).lower()
+        short = "out of memory" in told or "not enough memory" in told
+        if isinstance(error, RuntimeError) and not short:
             raise
         raise InputError(
             f"{device}: out of memory: give {remedy}, and another --out (a run keeps its own)"

@@ -70,7 +70,7 @@ def test_two_pictures_that_differ_in_their_ending_alone_are_refused(tmp_path: Pa
 def test_ultralytics_reads_the_same_defects_and_backgrounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolkit.detect import offline  # switches ultralytics' network off
+    from toolkit import offline  # switches ultralytics' network off
 
     offline.prepare()
     from ultralytics.data import utils

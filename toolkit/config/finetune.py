@@ -23,6 +23,7 @@ from toolkit.config.base import (
     check_scale,
     check_stride,
 )
+from toolkit.config.losses import PRESETS, LossWeights
 from toolkit.known_weights import CLIP
 
 
@@ -214,8 +215,27 @@ class FinetuneSamConfig(Config):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of a moving average of the weights, which is then what is validated and kept
     (0.99, or 0.999 for thousands of steps); 0 keeps the weights themselves."""
+    prompts: tuple[Literal["box", "point", "box+point"], ...] = ("box",)
+    """What it is asked by in training, one kind per step, drawn evenly: box, point (anywhere on the
+    defect), box+point; validation asks by the first."""
     box_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Standard deviation of the noise on box corners, as a share of the side; at most 20 px."""
+    clicks: Annotated[int, Field(ge=0, le=16)] = 0
+    """Corrective clicks per prompt, each on what is wrong with the answer before it, and answered
+    again; SAM itself had 8."""
+    negatives: Annotated[float, Field(ge=0, le=4)] = 0.0
+    """Prompts on good surfaces, whose right answer is nothing, for each prompt on a defect: the
+    estimated IoU becomes a score by which boxes can be rejected."""
+    context: Annotated[float, Field(ge=0)] | None = None
+    """Side of the window around each box that the encoder sees, in longer sides of the box, at
+    least 1; 0: the whole picture. By default as the weights were trained: nano 1.5, official ones
+    0."""
+    loss: LossWeights = PRESETS["sam"]
+    """What is minimised, by weight: focal, dice, bce (cross entropy) and boundary (distance of what
+    is wrong from the edge) for the mask, iou (error of its estimate); or a preset: sam, medsam."""
+    multimask: bool = False
+    """Let the decoder give three masks for a first prompt: in training the best of them learns, at
+    work the surest counts."""
     patience: Positive | None = None
     """Epochs without a better val IoU before stopping; by default a third of all, at least 5."""
     resume: bool = False
@@ -235,6 +255,21 @@ class FinetuneSamConfig(Config):
             default = type(self).model_fields[name].default
             if self.train != "lora" and getattr(self, name) != default:
                 raise ValueError(f"{name}: is for adapters: give train lora as well")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_make_sense(self) -> FinetuneSamConfig:
+        if not self.prompts or len(set(self.prompts)) < len(self.prompts):
+            raise ValueError("prompts: give each kind once: box, point, box+point")
+        if self.context is not None and 0 < self.context < 1:
+            raise ValueError(
+                f"context: a window of {self.context:g} sides cuts the box off: give 1 or more, or "
+                "0 for the whole picture"
+            )
+        if self.negatives and not self.loss.get("iou"):
+            raise ValueError(
+                "negatives: teach the estimate of the IoU: give it a weight (--loss …,iou=1)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@
     (detections,) = detector([read_image(path)])
 """
 
-from toolkit.detect import offline
+from toolkit import offline
 
 offline.prepare()  # ultralytics reads its switches when it is imported
 

@@ -64,7 +64,6 @@ from toolkit.config import ExportConfig
 from toolkit.detect.data import STRIDE
 from toolkit.detect.embeddings import ANCHOR
 from toolkit.detect.modes import is_reparameterised, reparameterise
-from toolkit.detect.offline import quiet
 from toolkit.detect.runtimes import Runtime, open_exported
 from toolkit.detect.weights import RunModel, load_trained, with_kinds_only
 from toolkit.devices import resolve_device
@@ -78,6 +77,7 @@ from toolkit.exporting import (
     told_in_one_line,
 )
 from toolkit.images import RgbImage
+from toolkit.offline import quiet
 from toolkit.synth import DEFECTS, sample
 
 MOST_PICTURES = 10

@@ -30,7 +30,6 @@ from toolkit.detect.embeddings import ClassEmbeddings
 from toolkit.detect.material import Material, training_material
 from toolkit.detect.models import set_classes
 from toolkit.detect.modes import frozen_layers, is_reparameterised, reparameterise
-from toolkit.detect.offline import quiet
 from toolkit.detect.open_vocabulary import (
     OpenVocabularyTrainer,
     Replay,
@@ -55,6 +54,7 @@ from toolkit.detect.weights import (
     save_weights,
 )
 from toolkit.devices import resolve_device
+from toolkit.offline import quiet
 from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.processes import Place, check_batch, joined, launch, own_device, to_launch
 from toolkit.runs import RunFolder, refuse_other_fold

@@ -180,6 +180,8 @@ LOSSES = {
     "dfl_loss": "box edges",
     "focal": "pixels",
     "dice": "overlap",
+    "bce": "pixels (cross entropy)",
+    "boundary": "distance from edges",
     "iou": "own estimate of IoU",
     "val_loss": "on val",
 }

@@ -1,4 +1,4 @@
-"""Batches of box prompts: which instances, seen through which views, with which targets."""
+"""Batches of prompts: which instances, seen through which views, with which targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from converters.geometry import Region
 from toolkit.images import RgbImage, read_image
 from toolkit.sampling import draw_epoch
 from toolkit.segment.frames import FloatArray, Frame
-from toolkit.segment.prompts import jitter_box
+from toolkit.segment.prompts import INSIDE, PromptKind, jitter_box, random_point
 from toolkit.segment.views import View, random_view, random_zoomed_view, views_of
 
 PROMPTS_PER_VIEW = 4
@@ -35,6 +35,9 @@ T = TypeVar("T")
 Prompt: TypeAlias = tuple[Image, Instance]
 """An instance to outline, and the image that it is on."""
 
+Point: TypeAlias = tuple[float, float]
+"""``(x, y)`` in pixels, from the top left corner of the picture; (0.5, 0.5) is in the first."""
+
 ImageView: TypeAlias = tuple[str, View]
 """What is encoded: a view, and the file name of its image."""
 
@@ -48,7 +51,9 @@ class Batch:
         pixels: the same, resized for the encoder: n tensors (3, height, width), uint8; empty where
             the encoder is frozen.
         owner: index into ``views`` of each of the b prompts, shape (b,).
-        boxes: shape (b, 4), corners in pixels of the input frame.
+        boxes: shape (b, 4), corners in pixels of the input frame; None where points alone prompt.
+        points: shape (b, 1, 2), x and y in pixels of the input frame, each of them inside what it
+            asks for; None where boxes alone prompt.
         targets: share of each cell that the defect covers, shape (b, cells, cells).
         inside: share of each cell that is image, not padding, shape (b, cells, cells).
     """
@@ -56,9 +61,16 @@ class Batch:
     views: tuple[ImageView, ...]
     pixels: tuple[Tensor, ...]
     owner: Tensor
-    boxes: Tensor
+    boxes: Tensor | None
+    points: Tensor | None
     targets: Tensor
     inside: Tensor
+
+    def clicks(self) -> tuple[Tensor, Tensor] | None:
+        """The points, and what they say, shape (b, 1)."""
+        if self.points is None:
+            return None
+        return self.points, torch.full(self.points.shape[:2], INSIDE)
 
 
 class ImageStore:
@@ -90,12 +102,12 @@ class ImageStore:
 
 
 def masked_prompts(dataset: Dataset) -> list[Prompt]:
-    """The instances that have a mask, with their images."""
+    """The instances that have a mask with something in it, with their images."""
     return [
         (image, instance)
         for image in dataset.images
         for instance in image.instances
-        if instance.mask is not None
+        if instance.mask is not None and instance.area > 0
     ]
 
 
@@ -113,6 +125,7 @@ class BatchBuilder:
         self._pixels: list[Tensor] = []
         self._owner: list[int] = []
         self._boxes: list[FloatArray] = []
+        self._points: list[FloatArray] = []
         self._targets: list[FloatArray] = []
         self._inside: list[FloatArray] = []
 
@@ -122,22 +135,30 @@ class BatchBuilder:
         image: RgbImage | None,
         views: Sequence[View],
         owner: Sequence[int],
-        boxes: Sequence[Box],
+        boxes: Sequence[Box] | None,
         regions: Sequence[Region],
+        points: Sequence[Point] | None = None,
     ) -> None:
-        """Add the prompts of one image.
+        """Add the prompts of one image: of the same kind as those that are there.
 
         Args:
             name: of the image.
             image: its pixels; None where the encoder is frozen.
             views: what is encoded of it.
             owner: index into ``views`` for each prompt.
-            boxes: each prompt, ``(x, y, width, height)`` in pixels of the image.
+            boxes: of each prompt, ``(x, y, width, height)`` in pixels of the image; None where
+                points alone prompt.
             regions: what each prompt should give.
+            points: of each prompt, ``(x, y)`` in pixels of its view; None where boxes alone prompt.
         """
         frames = [Frame(*view.size, self._side) for view in views]
-        for box, region, k in zip(boxes, regions, owner, strict=True):
-            self._boxes.append(frames[k].boxes(views[k].box(box))[0])
+        if boxes is not None:
+            self._boxes += [
+                frames[k].boxes(views[k].box(box))[0] for box, k in zip(boxes, owner, strict=True)
+            ]
+        if points is not None:
+            self._points += [frames[k].points([p]) for p, k in zip(points, owner, strict=True)]
+        for region, k in zip(regions, owner, strict=True):
             self._targets.append(frames[k].target(views[k].region(region), self._cells))
             self._inside.append(frames[k].inside(self._cells))
             self._owner.append(len(self._views) + k)
@@ -151,7 +172,8 @@ class BatchBuilder:
             views=tuple(self._views),
             pixels=tuple(self._pixels),
             owner=torch.tensor(self._owner),
-            boxes=torch.from_numpy(np.stack(self._boxes)),
+            boxes=torch.from_numpy(np.stack(self._boxes)) if self._boxes else None,
+            points=torch.from_numpy(np.stack(self._points)) if self._points else None,
             targets=torch.from_numpy(np.stack(self._targets)),
             inside=torch.from_numpy(np.stack(self._inside)),
         )
@@ -171,6 +193,9 @@ class Sampler:
         batch: int,
         repeat: int = 1,
         factors: Mapping[str, float] | None = None,
+        kinds: Sequence[PromptKind] = ("box",),
+        negatives: Sequence[Prompt] = (),
+        negative_share: float = 0.0,
         jitter: float,
         augment: bool,
         seed: int,
@@ -183,11 +208,15 @@ class Sampler:
             store: reads the pictures.
             side: of the encoder's input, in pixels.
             cells: side of the square that masks are compared on.
-            zoom: of the architecture: window around each box, or None for the whole image.
+            zoom: window around each box, in its longer sides, or None for the whole image; points
+                alone do not say how large a window should be, and are shown with the whole image.
             batch: prompts per step.
             repeat: times each prompt counts in an epoch.
             factors: how often the prompts of a picture come on average, by its file name; once
                 where not given.
+            kinds: what prompts are; those of a step are of one kind.
+            negatives: prompts that hold nothing.
+            negative_share: of these, how many come into a step for each other prompt, on average.
             jitter: standard deviation of the noise on box corners, as a share of the side.
             augment: whether the encoder learns, from random views; a frozen one has encoded
                 the ``views_of`` the exact boxes, and batches carry no pixels.
@@ -202,6 +231,7 @@ class Sampler:
         ]
         self._store = store
         self._side, self._cells, self._zoom = side, cells, zoom
+        self._kinds, self._negatives, self._share = tuple(kinds), negatives, negative_share
         self._batch, self._jitter, self._augment = batch, jitter, augment
         self._seed, self._workers = seed, workers
         shown = sum(f * len(group) for f, group in zip(self._factors, self._groups, strict=True))
@@ -230,30 +260,67 @@ class Sampler:
         return _ahead(make, plans, self._workers)
 
     def _make(self, prompts: list[Prompt], rng: np.random.Generator) -> Batch:
+        kind = (
+            self._kinds[int(rng.integers(len(self._kinds)))] if self._kinds[1:] else self._kinds[0]
+        )
+        prompts = prompts + self._draw_negatives(len(prompts), rng)
         builder = BatchBuilder(self._side, self._cells)
         for image, instances in by_image(prompts):
             jittered = [
                 jitter_box(instance.box, self._jitter, image.height, image.width, rng)
                 for instance in instances
             ]
-            views, owner = self._choose_views(image, instances, jittered, rng)
+            views, owner = self._choose_views(image, instances, jittered, kind, rng)
             whole = self._store.read(image) if self._augment else None
             regions = [_region(instance) for instance in instances]
-            builder.add(image.file_name, whole, views, owner, jittered, regions)
+            points = None
+            if kind != "box":
+                shown = zip(regions, jittered, owner, strict=True)
+                points = [_click(views[k], region, box, rng) for region, box, k in shown]
+            boxes = None if kind == "point" else jittered
+            builder.add(image.file_name, whole, views, owner, boxes, regions, points)
         return builder.build()
 
+    def _draw_negatives(self, count: int, rng: np.random.Generator) -> list[Prompt]:
+        """Some of the prompts that hold nothing, none twice, for so many others."""
+        if not self._negatives or not self._share:
+            return []
+        wanted = min(len(self._negatives), int(self._share * count + rng.random()))
+        chosen = rng.choice(len(self._negatives), wanted, replace=False)
+        return [self._negatives[k] for k in chosen.tolist()]
+
     def _choose_views(
-        self, image: Image, instances: list[Instance], jittered: list[Box], rng: np.random.Generator
+        self,
+        image: Image,
+        instances: list[Instance],
+        jittered: list[Box],
+        kind: PromptKind,
+        rng: np.random.Generator,
     ) -> tuple[list[View], list[int]]:
         """Views of one image, and for each instance the index of its view."""
         height, width = image.height, image.width
+        zoom = zoom_for(kind, self._zoom)
         if not self._augment:
-            return views_of([i.box for i in instances], height, width, self._zoom)
-        if self._zoom is None:
+            return views_of([i.box for i in instances], height, width, zoom)
+        if zoom is None:
             return [random_view(height, width, jittered, rng)], [0] * len(instances)
         # As at work, the window lies around the box that the detector gave.
-        views = [random_zoomed_view(box, height, width, self._zoom, rng) for box in jittered]
+        views = [random_zoomed_view(box, height, width, zoom, rng) for box in jittered]
         return views, list(range(len(instances)))
+
+
+def zoom_for(kind: PromptKind, zoom: float | None) -> float | None:
+    """The window around prompts of a kind: points alone are shown with the whole image."""
+    return None if kind == "point" else zoom
+
+
+def _click(view: View, region: Region, box: Box, rng: np.random.Generator) -> Point:
+    """A point on what is seen of a region, or anywhere in its box where nothing is."""
+    point = random_point(view.region(region), rng)
+    if point is not None:
+        return point
+    x, y, w, h = view.box(box)
+    return x + w * float(rng.random()), y + h * float(rng.random())
 
 
 def by_image(prompts: Sequence[Prompt]) -> list[tuple[Image, list[Instance]]]:

@@ -66,7 +66,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from converters.dataset import Box
@@ -88,11 +87,11 @@ from toolkit.images import RgbImage
 from toolkit.segment.frames import FloatArray, Frame
 from toolkit.segment.model import (
     ARCHITECTURES,
-    Architecture,
     ArchitectureName,
     decode,
     decode_prompts,
 )
+from toolkit.segment.sam import Sam, Sizes
 from toolkit.segment.segmenter import encode_views
 from toolkit.segment.views import SMALLEST_ZOOM_WINDOW, View, views_of
 from toolkit.segment.weights import load_sam
@@ -270,7 +269,7 @@ def _state(sam: Sam) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in sam.state_dict().items()}
 
 
-def write_onnx(sam: Sam, architecture: Architecture, folder: Path) -> None:
+def write_onnx(sam: Sam, architecture: Sizes, folder: Path) -> None:
     """Make a folder with ``encoder.onnx`` and ``decoder.onnx``.
 
     Weights beyond the 2 GB that an ONNX file can hold (``vit_h``) lie in ``encoder.onnx.data``.
@@ -288,7 +287,7 @@ def write_onnx(sam: Sam, architecture: Architecture, folder: Path) -> None:
     # would show as soon as there is one box.
     count = 3
     inputs = {
-        "embeddings": torch.zeros(count, architecture.prompt_width, cells, cells),
+        "embeddings": torch.zeros(count, architecture.embedding_width, cells, cells),
         "boxes": torch.tensor([[0.1, 0.2, 0.6, 0.7]] * count) * side,
     }
     free = {"embeddings": {0: "one or boxes"}, "boxes": {0: "boxes"}}
@@ -300,7 +299,7 @@ def write_onnx(sam: Sam, architecture: Architecture, folder: Path) -> None:
     _write(folder / "decoder.onnx", _Decoder(sam), inputs, ("logits", "iou"), free)
 
 
-def takes_points(architecture: Architecture) -> bool:
+def takes_points(architecture: Sizes) -> bool:
     """Whether the model has learnt what points beside a box mean: a small one has not."""
     return not architecture.dense_boxes
 
@@ -313,8 +312,7 @@ class _Encoder(nn.Module):
         self.sam = sam
 
     def forward(self, images: Tensor) -> Tensor:
-        embeddings: Tensor = self.sam.image_encoder(self.sam.preprocess(images))
-        return embeddings
+        return self.sam.embed(self.sam.preprocess(images))
 
 
 class _Decoder(nn.Module):
@@ -335,7 +333,8 @@ class _Decoder(nn.Module):
         if points is not None and labels is not None:
             sparse = torch.cat([self._points(points, labels), sparse], dim=1)
         shown = embeddings.expand(boxes.shape[0], -1, -1, -1)
-        return decode_prompts(self.sam, shown, sparse, dense)
+        logits, iou = decode_prompts(self.sam, shown, sparse, dense)
+        return logits[:, 0], iou[:, 0]
 
     def _points(self, points: Tensor, labels: Tensor) -> Tensor:
         """As ``PromptEncoder``, which picks points by their labels: no graph for none of a kind.
@@ -408,7 +407,7 @@ def gather(made: Path, path: Path) -> None:
     )
 
 
-def _pictures(config: ExportConfig, architecture: Architecture) -> tuple[list[Boxed], str]:
+def _pictures(config: ExportConfig, architecture: Sizes) -> tuple[list[Boxed], str]:
     """Pictures with defects for the check, and what they are."""
     most = MOST_WHOLE_PICTURES if architecture.zoom is None else MOST_PICTURES
     found = dataset_pictures(config, most, lambda image: not image.is_good)
@@ -482,7 +481,7 @@ class _Prompts(NamedTuple):
     """Corners in pixels of the input, shape (n, 4)."""
 
 
-def _prompts(picture: Boxed, architecture: Architecture) -> _Prompts:
+def _prompts(picture: Boxed, architecture: Sizes) -> _Prompts:
     height, width = picture.image.shape[:2]
     views, owner = views_of(picture.boxes, height, width, architecture.zoom)
     corners = [
@@ -495,7 +494,7 @@ def _prompts(picture: Boxed, architecture: Architecture) -> _Prompts:
 class _Comparison:
     """Runs a folder of ONNX beside our model."""
 
-    def __init__(self, sam: Sam, architecture: Architecture, folder: Path) -> None:
+    def __init__(self, sam: Sam, architecture: Sizes, folder: Path) -> None:
         self.sam = sam
         self.architecture = architecture
         self.encoder = onnx_session(folder / "encoder.onnx")
@@ -656,8 +655,8 @@ def _describe_checkpoint(config: ExportConfig, name: ArchitectureName) -> dict[s
     }
 
 
-def _describe_onnx(a: Architecture) -> dict[str, Any]:
-    embeddings = [a.prompt_width, a.grid, a.grid]
+def _describe_onnx(a: Sizes) -> dict[str, Any]:
+    embeddings = [a.embedding_width, a.grid, a.grid]
     cells = 4 * a.grid
     decoder = {
         "embeddings": {"shape": ["1, or one per box", *embeddings], "type": "float32"},
@@ -722,7 +721,7 @@ def _describe_onnx(a: Architecture) -> dict[str, Any]:
     }
 
 
-def _describe_view(a: Architecture) -> dict[str, Any]:
+def _describe_view(a: Sizes) -> dict[str, Any]:
     if a.zoom is None:
         return {"of": "the whole picture, once for all boxes"}
     return {

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from segment_anything.modeling import Sam
 from torch import nn
 
 from converters.errors import InputError
@@ -20,9 +19,13 @@ from toolkit.sampling import picture_factors
 from toolkit.segment.data import Prompt, masked_prompts
 from toolkit.segment.learning import Learns, encoder_learns, rate_factors
 from toolkit.segment.lora import FILE, Base, add_lora, merged_state, pack_lora
-from toolkit.segment.model import ARCHITECTURES, build_sam
+from toolkit.segment.losses import Criterion
+from toolkit.segment.model import build_sam
+from toolkit.segment.negatives import negative_prompts
+from toolkit.segment.sam import Sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
-from toolkit.segment.task import SamTask
+from toolkit.segment.task import Material, Prompting, SamTask
+from toolkit.segment.usage import Usage, read_usage
 from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, check_resumable, fit, packed, whole_model
@@ -45,23 +48,26 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     device = resolve_device(config.device)
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
-    train, val = _prompts(folder, "train"), _prompts(folder, "val")
+    material = _material(folder, config)
     sam, config = _starting_point(config)
+    usage = _usage(config)
     learns, schedule = _plan(config)
     kept = _with_adapters(sam, config) if learns == "lora" else whole_model
     run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
     check_resumable(run, COMMAND, config, FREE_ON_RESUME)
-    run.write_model({"architecture": config.model})
+    run.write_model({"architecture": config.model, **usage.describe()})
     task = SamTask(
         sam.to(device),
-        ARCHITECTURES[config.model].zoom,
-        train,
-        val,
+        usage.context,
+        material,
+        Prompting(
+            config.prompts, config.box_jitter, config.clicks, config.negatives, usage.several
+        ),
         learns=learns,
         batch=config.batch,
         repeat=config.repeat,
         factors=_factors(folder, config),
-        jitter=config.box_jitter,
+        criterion=Criterion(config.loss),
         seed=config.seed,
         workers=config.workers,
     )
@@ -70,6 +76,31 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     note(f"best: epoch {progress.best_epoch}, val IoU {progress.best_score:.4f}")
     _predict(run, folder, config)
     return run
+
+
+def _material(folder: DatasetFolder, config: FinetuneSamConfig) -> Material:
+    """What it learns from, and what chooses the best epoch."""
+    train, val = _prompts(folder, "train"), _prompts(folder, "val")
+    if not config.negatives:
+        return Material(train, val)
+    # More than an epoch shows, so that none is learnt by heart.
+    counts = {"train": 2 * len(train), "val": len(val)}
+    held = {split: negative_prompts(folder.read(split), count) for split, count in counts.items()}
+    for split, found in held.items():
+        if not found:
+            raise InputError(
+                f"{folder.annotations(split)}: has no place of a defect's size without a defect, "
+                "which negatives need: leave negatives out, or add good pictures"
+            )
+    return Material(train, val, held["train"], held["val"])
+
+
+def _usage(config: FinetuneSamConfig) -> Usage:
+    """How the model is used afterwards, and so in training."""
+    before = read_usage(config.weights, config.model)
+    context = before.context if config.context is None else config.context or None
+    points = before.points or config.clicks > 0 or config.prompts != ("box",)
+    return Usage(context, points, config.multimask)
 
 
 def _factors(folder: DatasetFolder, config: FinetuneSamConfig) -> dict[str, float]:
@@ -140,11 +171,11 @@ def _prompts(folder: DatasetFolder, split: str) -> list[Prompt]:
     total = sum(dataset.count_instances().values())
     if not prompts:
         raise InputError(
-            f"{folder.annotations(split)}: has no instance with a mask, which SAM needs: "
-            "convert masks, or a split that holds defects"
+            f"{folder.annotations(split)}: has no instance with a mask that is not empty, which "
+            "SAM needs: convert masks, or a split that holds defects"
         )
     if len(prompts) < total:
-        note(f"{split}: {total - len(prompts)} of {total} instances left out: no mask")
+        note(f"{split}: {total - len(prompts)} of {total} instances left out: no mask, or empty")
     return prompts
 
 

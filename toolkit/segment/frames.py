@@ -59,6 +59,16 @@ class Frame:
         corners = np.stack([x * across, y * down, (x + w) * across, (y + h) * down], axis=1)
         return corners.astype(np.float32)
 
+    def points(self, points: npt.ArrayLike) -> FloatArray:
+        """Points (x, y) of the image in the input; segment-anything's numbers give its masks.
+
+        Args:
+            points: shape (n, 2).
+        """
+        height, width = self.resized
+        scale = (width / self.width, height / self.height)
+        return (np.asarray(points, dtype=np.float64).reshape(-1, 2) * scale).astype(np.float32)
+
     def target(self, region: Region, cells: int) -> FloatArray:
         """Share of each mask cell that a region covers, exactly.
 

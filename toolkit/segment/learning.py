@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal, TypeAlias
 
-from segment_anything.modeling import Sam
-
 from toolkit.segment.lora import lora_parameters
+from toolkit.segment.sam import Sam
 
 Learns: TypeAlias = Literal["decoder", "decoder+prompt", "lora", "all"]
 """The mask decoder; that and the prompt encoder; that and the adapters of the image encoder, which

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.errors import InputError
+from toolkit.segment.sam import Sam
 from toolkit.training import packed
 
 FILE = "lora.safetensors"

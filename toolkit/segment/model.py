@@ -1,4 +1,4 @@
-"""SAM from segment-anything's own classes, and its parts called one by one.
+"""The architectures of SAM by name, and the parts of a SAM called one by one.
 
 ``Sam.forward`` runs without gradients, and its mask decoder repeats every image embedding for
 every prompt, which breaks as soon as a batch holds several images (segment-anything #277, #365).
@@ -10,28 +10,33 @@ Source: Kirillov et al., "Segment Anything", arXiv 2304.02643.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias, cast
 
 import torch
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.segment.sam import (
+    Points,
+    Sam,
+    SegmentAnything,
+    Sizes,
+    mask_decoder,
+    prompt_encoder,
+)
+
 ArchitectureName: TypeAlias = Literal["nano", "vit_b", "vit_l", "vit_h"]
+
+_POSITIONS = "image_encoder.pos_embed"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a SAM.
+    """Sizes of a SAM whose image encoder is a plain vision transformer.
 
     Attributes:
         image_size: side of the square input in pixels; the longer side of an image fills it.
@@ -67,12 +72,30 @@ class Architecture:
         """Side of the image embedding, in patches."""
         return self.image_size // self.patch_size
 
+    @property
+    def embedding_width(self) -> int:
+        """Channels of the image embedding."""
+        return self.prompt_width
+
+    def build(self) -> Sam:
+        """The model with random weights, from PyTorch's global generator."""
+        return _build(self)
+
+    def recognises(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether the position embedding of a state has the right shape."""
+        positions = state.get(_POSITIONS)
+        return positions is not None and positions.shape == (1, self.grid, self.grid, self.width)
+
 
 def _official(width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> Architecture:
     return Architecture(1024, 16, width, depth, heads, global_blocks, 14, 256, 2048)
 
 
-ARCHITECTURES: dict[ArchitectureName, Architecture] = {
+ONE, SEVERAL = slice(0, 1), slice(1, 4)
+"""The decoder's masks: one for a prompt that means one thing, such as a box, and three for one that
+may mean several, such as a point."""
+
+ARCHITECTURES: dict[ArchitectureName, Sizes] = {
     # A window around the box always shows the defect at one size, so a small input is enough, and
     # absolute positions say it all: relative ones would take a third of the time.
     "nano": Architecture(
@@ -105,7 +128,7 @@ class DenseBoxPromptEncoder(PromptEncoder):  # type: ignore[misc]
 
     def forward(
         self,
-        points: tuple[Tensor, Tensor] | None,
+        points: Points | None,
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
@@ -187,11 +210,12 @@ def build_sam(name: ArchitectureName) -> Sam:
 
     Random numbers come from PyTorch's global generator.
     """
-    return _build(ARCHITECTURES[name])
+    return ARCHITECTURES[name].build()
 
 
-def _build(a: Architecture) -> Sam:
-    sam = Sam(
+def _build(a: Architecture) -> SegmentAnything:
+    kind = DenseBoxPromptEncoder if a.dense_boxes else PromptEncoder
+    sam = SegmentAnything(
         image_encoder=ImageEncoderViT(
             img_size=a.image_size,
             patch_size=a.patch_size,
@@ -204,23 +228,13 @@ def _build(a: Architecture) -> Sam:
             global_attn_indexes=a.global_blocks,
             window_size=a.window,
         ),
-        prompt_encoder=(DenseBoxPromptEncoder if a.dense_boxes else PromptEncoder)(
-            embed_dim=a.prompt_width,
-            image_embedding_size=(a.grid, a.grid),
-            input_image_size=(a.image_size, a.image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=a.prompt_width,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=a.prompt_width, num_heads=8, mlp_dim=a.decoder_mlp
-            ),
-            iou_head_hidden_dim=a.prompt_width,
-        ),
+        prompt_encoder=prompt_encoder(kind, a.prompt_width, a.grid, a.image_size),
+        mask_decoder=mask_decoder(a.prompt_width, a.decoder_mlp),
     )
     if a.convolutions:
         sam.image_encoder.patch_embed = ConvolutionalStem(a.width)
-    return sam.eval()
+    sam.eval()
+    return sam
 
 
 def mask_size(sam: Sam) -> int:
@@ -233,61 +247,105 @@ def encode(sam: Sam, images: Sequence[Tensor]) -> Tensor:
 
     Args:
         sam: the model.
-        images: n tensors of shape (3, height, width), RGB, 0 to 255, on any device, whose longer
-            side fills the input; see ``frames.Frame.image``.
+        images: n tensors of shape (3, height, width), RGB, 0 to 255, on any device, that fill the
+            input as the model wants it; see ``frames.Frame.image``.
 
     Returns:
         shape (n, channels, grid, grid).
     """
     padded = torch.stack([sam.preprocess(image.to(sam.device)) for image in images])
-    return cast(Tensor, sam.image_encoder(padded))
+    return sam.embed(padded)
+
+
+def bounded(logits: Tensor) -> Tensor:
+    """Logits of an answer, as they go into the next question: sure ones are not surer still.
+
+    Source: ``sam2/sam2_image_predictor.py`` of SAM 2, which keeps them within 32.
+    """
+    return logits.clamp(-32, 32)
 
 
 def decode(
     sam: Sam,
     embeddings: Tensor,
-    boxes: Tensor,
-    points: tuple[Tensor, Tensor] | None = None,
+    boxes: Tensor | None = None,
+    points: Points | None = None,
+    masks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Outline what is in each box: one decoder call for prompts of any number of images.
+    """Outline what is prompted: one decoder call for prompts of any number of images.
+
+    All prompts are of one kind: boxes, points, or both.
 
     Args:
         sam: the model.
-        embeddings: shape (n, channels, grid, grid), the embedding of each box's own image.
+        embeddings: shape (n, channels, grid, grid), the embedding of each prompt's own image.
         boxes: shape (n, 4), corners (x0, y0, x1, y1) in pixels of the input frame.
-        points: shape (n, k, 2), x and y in pixels of the input frame, and what they say, shape
-            (n, k): 1 inside the object, 0 outside, -1 nothing.
+        points: see ``sam.Points``.
+        masks: logits of an earlier answer, shape (n, cells, cells).
 
     Returns:
         mask logits of shape (n, cells, cells), positive inside, and the decoder's own estimates
         of their IoU of shape (n,); both float32.
     """
-    sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=None)
-    return decode_prompts(sam, embeddings, sparse, dense)
+    logits, estimates = _decode(sam, embeddings, boxes, points, masks, ONE)
+    return logits[:, 0], estimates[:, 0]
+
+
+def decode_several(
+    sam: Sam,
+    embeddings: Tensor,
+    boxes: Tensor | None = None,
+    points: Points | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As ``decode``, with SAM's three masks for a prompt that may mean several things.
+
+    Returns:
+        mask logits of shape (n, 3, cells, cells), and estimates of shape (n, 3).
+    """
+    return _decode(sam, embeddings, boxes, points, None, SEVERAL)
+
+
+def _decode(
+    sam: Sam,
+    embeddings: Tensor,
+    boxes: Tensor | None,
+    points: Points | None,
+    masks: Tensor | None,
+    which: slice,
+) -> tuple[Tensor, Tensor]:
+    shown = None if masks is None else masks[:, None]
+    sparse, dense = sam.encode_prompts(points, boxes, shown)
+    return decode_prompts(sam, embeddings, sparse, dense, which)
 
 
 def decode_prompts(
-    sam: Sam, embeddings: Tensor, sparse: Tensor, dense: Tensor
+    sam: Sam, embeddings: Tensor, sparse: Tensor, dense: Tensor, which: slice = ONE
 ) -> tuple[Tensor, Tensor]:
     """As ``decode``, of prompts that are encoded already.
 
-    The same computation as ``MaskDecoder.predict_masks`` for its single-mask output, without the
-    repeated embeddings.
+    The same computation as ``MaskDecoder.predict_masks``, without the repeated embeddings and the
+    masks that nobody asked for.
 
     Args:
         sam: the model.
         embeddings: shape (n, channels, grid, grid), the embedding of each prompt's own image.
-        sparse: shape (n, tokens, channels).
-        dense: shape (n, channels, grid, grid).
+        sparse: shape (n, tokens, width).
+        dense: shape (n, width, grid, grid).
+        which: the mask tokens, ``ONE`` or ``SEVERAL``.
+
+    Returns:
+        mask logits of shape (n, m, cells, cells), and estimates of shape (n, m).
     """
     decoder = sam.mask_decoder
     count = sparse.shape[0]  # a tracer would take len() for a constant
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([own.expand(count, -1, -1), sparse], dim=1)
+    tokens = torch.cat([sam.own_tokens().expand(count, -1, -1), sparse], dim=1)
     positions = sam.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
-    tokens, cells = decoder.transformer(embeddings + dense, positions, tokens)
-    cells = decoder.output_upscaling(cells.transpose(1, 2).reshape(embeddings.shape))
-    # Token 0 answers for the IoU; token 1 for the one mask of an unambiguous prompt, such as a box.
-    kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
-    logits = torch.einsum("nc,nchw->nhw", kernel, cells)
-    return logits.float(), decoder.iou_prediction_head(tokens[:, 0])[:, 0].float()
+    seen = sam.attended(embeddings)
+    tokens, cells = decoder.transformer(seen + dense, positions, tokens)
+    cells = sam.upscale(cells.transpose(1, 2).reshape(seen.shape), embeddings)
+    # Token 0 answers for the IoU, the others for a mask each.
+    networks = decoder.output_hypernetworks_mlps
+    numbers = range(len(networks))[which]
+    kernels = torch.stack([networks[n](tokens[:, 1 + n]) for n in numbers], dim=1)
+    logits = torch.einsum("nmc,nchw->nmhw", kernels, cells)
+    return logits.float(), decoder.iou_prediction_head(tokens[:, 0])[:, which].float()

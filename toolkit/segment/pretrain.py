@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from segment_anything.modeling import Sam
 from torch import Tensor
 
 from converters.dataset import Box
@@ -29,9 +28,10 @@ from toolkit.pretraining import (
 )
 from toolkit.runs import RunFolder
 from toolkit.segment.data import Batch, BatchBuilder
-from toolkit.segment.losses import medsam_losses
+from toolkit.segment.losses import MEDSAM_LOSSES
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam, encode
 from toolkit.segment.prompts import jitter_box
+from toolkit.segment.sam import Sam
 from toolkit.segment.segmenter import Segmenter
 from toolkit.segment.task import batch_losses, loss_cells
 from toolkit.segment.views import random_zoomed_view
@@ -101,7 +101,7 @@ class SamPretraining:
         self._collate = CutPrompts(sam.image_encoder.img_size, loss_cells(sam), config)
         self._val = validation_pictures(domain, config)
         sam.requires_grad_(True)
-        self._outlines = OutlineHead([ARCHITECTURES[MODEL].prompt_width]).to(sam.device)
+        self._outlines = OutlineHead([ARCHITECTURES[MODEL].embedding_width]).to(sam.device)
         sam.add_module(outlines.NAME, self._outlines)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -111,7 +111,7 @@ class SamPretraining:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of MedSAM, and that of the second task on the embeddings."""
         embeddings = encode(self.model, batch.pixels)
-        losses = batch_losses(self.model, embeddings, batch, medsam_losses)
+        losses = batch_losses(self.model, embeddings, batch, MEDSAM_LOSSES)
         covered = batch.targets[:, None].to(embeddings.device)
         with torch.autocast(embeddings.device.type, enabled=False):
             outline = self._outlines.loss([embeddings], covered)

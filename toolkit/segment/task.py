@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.dataset import Image, Instance
+from converters.dataset import GOOD, Image, Instance
 from toolkit.console import track
-from toolkit.segment.data import Batch, ImageStore, ImageView, Prompt, Sampler, by_image
+from toolkit.evaluate.verdicts import auroc
+from toolkit.segment.data import (
+    Batch,
+    ImageStore,
+    ImageView,
+    Prompt,
+    Sampler,
+    by_image,
+    zoom_for,
+)
 from toolkit.segment.learning import Learns, choose, encoder_learns
-from toolkit.segment.losses import sam_losses
-from toolkit.segment.model import decode, encode, mask_size
-from toolkit.segment.segmenter import encode_views, outline
+from toolkit.segment.losses import Criterion
+from toolkit.segment.model import bounded, decode, decode_several, encode, mask_size
+from toolkit.segment.prompts import PromptKind, corrective_clicks
+from toolkit.segment.sam import Points, Sam
+from toolkit.segment.segmenter import encode_views, exact_prompts, outlines
 from toolkit.segment.views import View, views_of
 from toolkit.training import memory_told
 
-Criterion: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""From logits, estimates, targets and what is inside to losses, as ``sam_losses``."""
+
+@dataclass(frozen=True)
+class Prompting:
+    """How defects are prompted in training.
+
+    Attributes:
+        kinds: what first prompts are made of; validation uses the first of them.
+        jitter: standard deviation of the noise on box corners, as a share of the side.
+        clicks: corrective clicks after the first answer, one at a time, each with a new answer
+            that starts from the one before.
+        negative_share: prompts that hold nothing, for each that holds a defect.
+        several: whether a first prompt gives three masks, the best of which learns.
+    """
+
+    kinds: tuple[PromptKind, ...] = ("box",)
+    jitter: float = 0.1
+    clicks: int = 0
+    negative_share: float = 0.0
+    several: bool = False
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is learnt from, and what chooses the best epoch.
+
+    Attributes:
+        train, val: prompts on defects, all of them with masks.
+        train_negatives, val_negatives: prompts that hold nothing.
+    """
+
+    train: Sequence[Prompt]
+    val: Sequence[Prompt]
+    train_negatives: Sequence[Prompt] = ()
+    val_negatives: Sequence[Prompt] = ()
 
 
 class SamTask:
-    """Box prompts in, outlines out; a ``toolkit.training.Task``.
+    """Prompts in, outlines out; a ``toolkit.training.Task``.
 
     With a frozen encoder every view is encoded once and its embedding kept in half precision
     (2 MiB for the official sizes); with a learning one, every view of every batch is encoded.
@@ -37,14 +79,14 @@ class SamTask:
         self,
         sam: Sam,
         zoom: float | None,
-        train: Sequence[Prompt],
-        val: Sequence[Prompt],
+        material: Material,
+        prompting: Prompting,
         *,
         learns: Learns,
         batch: int,
         repeat: int = 1,
         factors: Mapping[str, float] | None = None,
-        jitter: float,
+        criterion: Criterion,
         seed: int,
         workers: int,
     ) -> None:
@@ -52,29 +94,32 @@ class SamTask:
 
         Args:
             sam: the model, on its device; it is trained in place.
-            zoom: of its architecture.
-            train: prompts with masks to learn from.
-            val: prompts with masks to choose the best epoch by.
+            zoom: window around each box, in its longer sides; None for the whole image.
+            material: what it learns from.
+            prompting: how it is asked.
             learns: what learns; for "lora" the model has its adapters.
             batch: prompts per step.
             repeat: times each prompt counts in an epoch.
             factors: how often the prompts of a picture come on average, by its file name.
-            jitter: standard deviation of the noise on training boxes, as a share of the side.
+            criterion: what is minimised.
             seed: everything random derives from it.
             workers: threads that make batches.
         """
         self.model = sam
         self._zoom = zoom
         self._store = ImageStore()
-        self._val = by_image(val)
+        self._prompting = prompting
+        self._criterion = criterion
+        self._val = by_image([*material.val, *material.val_negatives])
         self._cells = loss_cells(sam)
         choose(sam, learns)
         self._embeddings: dict[ImageView, Tensor] = {}
         if not encoder_learns(learns):
             with memory_told(sam.device):
-                self._embeddings = self._encode_once([*by_image(train), *self._val])
+                seen = [*material.train, *material.train_negatives]
+                self._embeddings = self._encode_once([*by_image(seen), *self._val])
         self._sampler = Sampler(
-            train,
+            material.train,
             self._store,
             side=sam.image_encoder.img_size,
             cells=self._cells,
@@ -82,7 +127,10 @@ class SamTask:
             batch=batch,
             repeat=repeat,
             factors=factors,
-            jitter=jitter,
+            kinds=prompting.kinds,
+            negatives=material.train_negatives,
+            negative_share=prompting.negative_share,
+            jitter=prompting.jitter,
             augment=encoder_learns(learns),
             seed=seed,
             workers=workers,
@@ -94,25 +142,47 @@ class SamTask:
         return self._sampler.batches(epoch)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of SAM on one decoder call for the whole batch."""
-        return batch_losses(self.model, self._embed(batch), batch)
+        """Means over the first answers and those to the corrective clicks, a decoder call each."""
+        return batch_losses(
+            self.model,
+            self._embed(batch),
+            batch,
+            self._criterion,
+            clicks=self._prompting.clicks,
+            several=self._prompting.several,
+        )
 
     def validate(self) -> dict[str, float]:
-        """Mean IoU over the val instances, from exact boxes, in pixels of the images."""
-        ious = []
+        """Mean IoU over the val instances, from exact boxes or careful clicks, in image pixels.
+
+        Where there are prompts that hold nothing, also the AUROC of the estimated IoU between
+        prompts on defects and these.
+        """
+        ious: list[float] = []
+        estimates: list[tuple[bool, float]] = []
         for image, instances in self._val:
-            masks, _ = outline(
+            embed = partial(self._embed_views, image)
+            asked = exact_prompts(instances, self._prompting.kinds[0])
+            found = outlines(
                 self.model,
                 self._zoom,
-                partial(self._embed_views, image),
-                [instance.box for instance in instances],
+                embed,
+                asked,
                 image.height,
                 image.width,
+                several=self._prompting.several,
             )
-            for mask, instance in zip(masks, instances, strict=True):
-                truth = instance.to_mask(image.height, image.width)
-                ious.append(np.count_nonzero(mask & truth) / np.count_nonzero(mask | truth))
-        return {"val_iou": float(np.mean(ious))}
+            for outline, instance in zip(found, instances, strict=True):
+                holds = instance.category != GOOD
+                estimates.append((holds, outline.estimate))
+                if holds:
+                    mask = outline.mask(image.height, image.width)
+                    truth = instance.to_mask(image.height, image.width)
+                    ious.append(np.count_nonzero(mask & truth) / np.count_nonzero(mask | truth))
+        metrics = {"val_iou": float(np.mean(ious))}
+        if not all(holds for holds, _ in estimates):
+            metrics["val_rejection_auroc"] = _auroc(estimates)
+        return metrics
 
     def _embed(self, batch: Batch) -> Tensor:
         if batch.pixels:
@@ -138,20 +208,73 @@ class SamTask:
         kept: dict[ImageView, Tensor] = {}
         for image, instances in track(prompts, "encoding images", total=len(prompts)):
             boxes = [instance.box for instance in instances]
-            views, _ = views_of(boxes, image.height, image.width, self._zoom)
+            zooms = {zoom_for(kind, self._zoom) for kind in self._prompting.kinds}
+            views = [v for z in zooms for v in views_of(boxes, image.height, image.width, z)[0]]
             for view, embedding in zip(views, self._embed_views(image, views), strict=True):
                 kept[image.file_name, view] = embedding.half().cpu()
         return kept
 
 
 def batch_losses(
-    sam: Sam, embeddings: Tensor, batch: Batch, criterion: Criterion = sam_losses
+    sam: Sam,
+    embeddings: Tensor,
+    batch: Batch,
+    criterion: Criterion,
+    *,
+    clicks: int = 0,
+    several: bool = False,
 ) -> dict[str, Tensor]:
-    """The losses on a batch whose views have these embeddings; see ``sam_losses``."""
+    """The losses on a batch whose views have these embeddings; see ``losses.Criterion``.
+
+    Source of the clicks: arXiv 2304.02643, appendix A ("Training algorithm"): each next to all
+    that was asked before, with the logits of the answer before it, without gradients through them.
+
+    Args:
+        sam: the model.
+        embeddings: of the batch's views, shape (views, channels, grid, grid).
+        batch: prompts, and what they should give.
+        criterion: what is minimised.
+        clicks: corrective clicks after the first answer; all answers count alike.
+        several: whether the first answer is three masks.
+    """
     device = sam.device
-    logits, estimates = decode(sam, embeddings[batch.owner.to(device)], batch.boxes.to(device))
+    shown = embeddings[batch.owner.to(device)]
     targets, inside = batch.targets.to(device), batch.inside.to(device)
-    return criterion(enlarge(logits, targets.shape[-1]), estimates, targets, inside)
+    boxes = None if batch.boxes is None else batch.boxes.to(device)
+    first = batch.clicks()
+    points = None if first is None else (first[0].to(device), first[1].to(device))
+    cells = targets.shape[-1]
+
+    def answer(logits: Tensor, estimates: Tensor) -> dict[str, Tensor]:
+        return criterion(enlarge(logits, cells), estimates, targets, inside)
+
+    if several:
+        masks, estimates = decode_several(sam, shown, boxes, points)
+    else:
+        masks, estimates = (each[:, None] for each in decode(sam, shown, boxes, points))
+    answers = [answer(masks, estimates)]
+    for _ in range(clicks):
+        best = estimates.argmax(1)
+        logits = masks.detach()[torch.arange(len(masks), device=device), best]
+        large = enlarge(logits[:, None], cells)[:, 0]
+        clicked = corrective_clicks(large, targets, inside, sam.image_encoder.img_size)
+        points = clicked if points is None else _joined(points, clicked)
+        masks, estimates = (
+            each[:, None] for each in decode(sam, shown, boxes, points, bounded(logits))
+        )
+        answers.append(answer(masks, estimates))
+    return {name: torch.stack([each[name] for each in answers]).mean(0) for name in answers[0]}
+
+
+def _joined(points: Points, more: Points) -> Points:
+    return torch.cat([points[0], more[0]], dim=1), torch.cat([points[1], more[1]], dim=1)
+
+
+def _auroc(estimates: Sequence[tuple[bool, float]]) -> float:
+    """Chance that a prompt on a defect has a higher estimate than one on nothing."""
+    holds = np.array([held for held, _ in estimates], dtype=np.int64)
+    scores = np.array([estimate for _, estimate in estimates])
+    return float(auroc(holds, scores, np.ones((1, len(scores))))[0])
 
 
 def loss_cells(sam: Sam) -> int:
@@ -165,6 +288,5 @@ def loss_cells(sam: Sam) -> int:
 
 
 def enlarge(logits: Tensor, cells: int) -> Tensor:
-    """Interpolate mask logits of shape (n, h, w) to (n, cells, cells)."""
-    size = (cells, cells)
-    return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    """Interpolate mask logits of shape (n, m, h, w) to (n, m, cells, cells)."""
+    return F.interpolate(logits, (cells, cells), mode="bilinear", align_corners=False)

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from segment_anything.modeling import Sam
 from torch import Tensor
 
 from converters.errors import InputError
@@ -25,6 +24,7 @@ from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
 from toolkit.runs import RunFolder
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam
+from toolkit.segment.sam import Sam
 from toolkit.starter import STARTER, read_packed, starter_path
 from toolkit.weights import fill, read_state
 
@@ -86,13 +86,12 @@ def _recognise(path: Path, state: Mapping[str, Tensor]) -> ArchitectureName:
     """The architecture whose position embedding has the shape of the file's."""
     if _POSITIONS not in state:
         raise InputError(f"{path}: is not a SAM (no {_POSITIONS}): give an official SAM file")
-    shape = tuple(state[_POSITIONS].shape)
     for name, a in ARCHITECTURES.items():
-        if shape == (1, a.grid, a.grid, a.width):
+        if a.recognises(state):
             return name
     raise InputError(
-        f"{path}: is a SAM of no known architecture ({_POSITIONS} {list(shape)}): "
-        f"give one of {', '.join(ARCHITECTURES)}"
+        f"{path}: is a SAM of no known architecture ({_POSITIONS} "
+        f"{list(state[_POSITIONS].shape)}): give one of {', '.join(ARCHITECTURES)}"
     )
 
 

@@ -20,8 +20,9 @@ from toolkit.segment import Segmenter, finetune_sam
 from toolkit.segment.data import masked_prompts
 from toolkit.segment.finetune import _plan
 from toolkit.segment.lora import load_lora, merged_state
+from toolkit.segment.losses import SAM_LOSSES
 from toolkit.segment.model import ARCHITECTURES, Architecture, build_sam
-from toolkit.segment.task import SamTask
+from toolkit.segment.task import Material, Prompting, SamTask
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -285,6 +286,22 @@ def test_from_a_run_of_ours_everything_may_learn(make_dataset, tmp_path):
     assert second.config()["model"] == "nano"
 
 
+def test_the_losses_that_were_asked_for_are_learnt_from_and_logged(make_dataset, tmp_path):
+    data = make_dataset()
+    own, default = (
+        finetune_sam(_config(data, tmp_path / name, epochs=1, **options))
+        for name, options in (("own", {"loss": "dice=2,boundary=3"}), ("default", {}))
+    )
+    (line,), (usual,) = _log(own), _log(default)
+    assert line["loss"] == pytest.approx(2 * line["dice"] + 3 * line["boundary"], rel=1e-5)
+    assert not {"focal", "iou"} & line.keys()
+    total = 20 * usual["focal"] + usual["dice"] + usual["iou"]
+    assert usual["loss"] == pytest.approx(total, rel=1e-5)
+    assert not torch.equal(
+        *(_best(run)["mask_decoder.mask_tokens.weight"] for run in (own, default))
+    )
+
+
 @with_and_without_zoom
 @pytest.mark.parametrize("learns", ["decoder", "decoder+prompt"])
 def test_a_frozen_encoder_encodes_every_view_once(make_dataset, zoom, learns):
@@ -294,8 +311,8 @@ def test_a_frozen_encoder_encodes_every_view_once(make_dataset, zoom, learns):
     sam = build_sam("nano")
     calls = []
     sam.image_encoder.register_forward_hook(lambda *_: calls.append(1))
-    options = {"batch": 4, "jitter": 0.0, "seed": 0, "workers": 0}
-    task = SamTask(sam, zoom, train, val, learns=learns, **options)
+    options = {"batch": 4, "seed": 0, "workers": 0, "criterion": SAM_LOSSES}
+    task = SamTask(sam, zoom, Material(train, val), Prompting(jitter=0.0), learns=learns, **options)
     views = len({image.file_name for image, _ in (*train, *val)}) if zoom is None else 12
     assert len(calls) == views
     cached = [task.losses(batch)["loss"].item() for batch in task.batches(0)]

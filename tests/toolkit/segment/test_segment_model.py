@@ -7,9 +7,11 @@ import pytest
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 
+from converters.errors import InputError
 from toolkit.segment.frames import Frame
-from toolkit.segment.model import ARCHITECTURES, build_sam, decode, encode
-from toolkit.segment.segmenter import Segmenter
+from toolkit.segment.model import ARCHITECTURES, build_sam, decode, decode_several, encode
+from toolkit.segment.segmenter import Prompts, Segmenter
+from toolkit.segment.usage import Usage
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +20,20 @@ def nano():
     return build_sam("nano")
 
 
-def _library_decode(sam, embedding, box):
-    """One box on one image, by the library's own decoder."""
-    sparse, dense = sam.prompt_encoder(points=None, boxes=box[None], masks=None)
-    logits, iou = sam.mask_decoder(
+def _library_decode(sam, embedding, box=None, points=None, mask=None, several=False):
+    """One prompt on one image, by the library's own decoder."""
+    sparse, dense = sam.prompt_encoder(
+        points=None if points is None else (points[0][None], points[1][None]),
+        boxes=None if box is None else box[None],
+        masks=None if mask is None else mask[None, None],
+    )
+    return sam.mask_decoder(
         image_embeddings=embedding[None],
         image_pe=sam.prompt_encoder.get_dense_pe(),
         sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense,
-        multimask_output=False,
+        multimask_output=several,
     )
-    return logits[:, 0], iou[:, 0]
 
 
 def _two_images(sam):
@@ -39,29 +44,89 @@ def _two_images(sam):
     return images, torch.tensor([0, 1, 1]), boxes
 
 
-def test_one_call_for_several_images_equals_the_library_prompt_by_prompt(nano):
-    images, owner, boxes = _two_images(nano)
+POINTS = torch.tensor([[[30.0, 50], [12, 22]], [[9, 9], [90, 20]], [[40.7, 100], [0, 0]]])
+SAYS = torch.tensor([[1, 0], [1, 1], [1, -1]])
+
+
+def _asked(sam, kind):
+    """Prompts of a kind for the three: what ``decode`` takes, and the library for each."""
+    _, _, boxes = _two_images(sam)
+    torch.manual_seed(2)
+    masks = 8 * torch.randn(3, 4 * sam.image_encoder.img_size // 8, 4 * 128 // 8)
+    chosen = {
+        "box": (boxes, None, None),
+        "point": (None, (POINTS, SAYS), None),
+        "box+point": (boxes, (POINTS, SAYS), None),
+        "box+point+mask": (boxes, (POINTS, SAYS), masks),
+        "point+mask": (None, (POINTS, SAYS), masks),
+    }[kind]
+    one_by_one = [
+        (
+            None if chosen[0] is None else chosen[0][k],
+            None if chosen[1] is None else (POINTS[k], SAYS[k]),
+            None if chosen[2] is None else chosen[2][k],
+        )
+        for k in range(3)
+    ]
+    return chosen, one_by_one
+
+
+ALL_KINDS = pytest.mark.parametrize(
+    "kind", ["box", "point", "box+point", "box+point+mask", "point+mask"]
+)
+
+
+@ALL_KINDS
+def test_one_call_for_several_images_equals_the_library_prompt_by_prompt(nano, kind):
+    images, owner, _ = _two_images(nano)
+    asked, one_by_one = _asked(nano, kind)
     with torch.no_grad():
         embeddings = encode(nano, images)
-        logits, ious = decode(nano, embeddings[owner], boxes)
-        for k in range(3):
-            expected, expected_iou = _library_decode(nano, embeddings[owner[k]], boxes[k])
+        logits, ious = decode(nano, embeddings[owner], *asked)
+        assert logits.shape == (3, 64, 64) and ious.shape == (3,)
+        for k, prompt in enumerate(one_by_one):
+            expected, expected_iou = _library_decode(nano, embeddings[owner[k]], *prompt)
+            torch.testing.assert_close(logits[k], expected[0, 0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(ious[k], expected_iou[0, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["box", "point", "box+point"])
+def test_three_masks_of_one_call_equal_the_librarys(nano, kind):
+    images, owner, _ = _two_images(nano)
+    (boxes, points, _), one_by_one = _asked(nano, kind)
+    with torch.no_grad():
+        embeddings = encode(nano, images)
+        logits, ious = decode_several(nano, embeddings[owner], boxes, points)
+        for k, prompt in enumerate(one_by_one):
+            expected, expected_iou = _library_decode(
+                nano, embeddings[owner[k]], *prompt, several=True
+            )
             torch.testing.assert_close(logits[k], expected[0], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(ious[k], expected_iou[0], atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_of_one_call_equal_those_of_the_library(nano):
-    images, owner, boxes = _two_images(nano)
+@ALL_KINDS
+def test_gradients_of_one_call_equal_those_of_the_library(nano, kind):
+    images, owner, _ = _two_images(nano)
+    asked, one_by_one = _asked(nano, kind)
     embeddings = encode(nano, images).detach()
-    learnt = [nano.mask_decoder.mask_tokens.weight, nano.prompt_encoder.point_embeddings[2].weight]
+    encoder = nano.prompt_encoder
+    learnt = {
+        "box": [encoder.point_embeddings[2].weight],
+        "point": [encoder.point_embeddings[0].weight, encoder.not_a_point_embed.weight],
+        "mask": [encoder.mask_downscaling[0].weight],
+    }
+    weights = [nano.mask_decoder.mask_tokens.weight]
+    weights += [w for part in kind.split("+") for w in learnt[part]]
 
-    logits, ious = decode(nano, embeddings[owner], boxes)
-    found = torch.autograd.grad(logits.square().mean() + ious.sum(), learnt)
+    logits, ious = decode(nano, embeddings[owner], *asked)
+    found = torch.autograd.grad(logits.square().mean() + ious.sum(), weights)
 
-    parts = [_library_decode(nano, embeddings[owner[k]], boxes[k]) for k in range(3)]
+    parts = [_library_decode(nano, embeddings[owner[k]], *one_by_one[k]) for k in range(3)]
     logits, ious = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-    expected = torch.autograd.grad(logits.square().mean() + ious.sum(), learnt)
+    expected = torch.autograd.grad(logits.square().mean() + ious.sum(), weights)
     for a, b in zip(found, expected, strict=True):
+        assert a.abs().max() > 0
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
@@ -143,6 +208,94 @@ def test_many_boxes_give_what_each_gives_alone(nano):
         alone, estimate = segmenter(_image(), boxes[k : k + 1])
         assert np.mean(alone[0] != masks[k]) < 1e-3
         assert estimate[0] == pytest.approx(estimates[k], abs=1e-4)
+
+
+WHOLE = Usage(context=None, points=True)
+
+
+def _predictor(sam):
+    predictor = SamPredictor(sam)
+    predictor.set_image(_image())
+    return predictor
+
+
+def test_points_give_the_masks_of_sam_predictor_and_can_be_gone_on_from(nano):
+    segmenter = Segmenter(nano, "nano", WHOLE)
+    points, says = np.array([[[30.5, 40.5], [100, 20]]]), np.array([[1, 0]])
+    (first,) = segmenter.outline(_image(), Prompts(points=points[:, :1]))
+    predictor = _predictor(nano)
+    masks, scores, logits = predictor.predict(points[0, :1], says[0, :1], multimask_output=False)
+    assert np.array_equal(first.mask(90, 130), masks[0]) and 0 < masks.sum() < masks.size
+    assert first.estimate == pytest.approx(scores[0], abs=1e-4)
+
+    again = Prompts(points=points, labels=says, logits=first.logits[None])
+    (second,) = segmenter.outline(_image(), again)
+    masks, _, _ = predictor.predict(
+        points[0], says[0], mask_input=np.clip(logits, -32, 32), multimask_output=False
+    )
+    assert np.array_equal(second.mask(90, 130), masks[0])
+    assert not np.array_equal(second.logits, first.logits)
+
+
+def test_of_three_masks_the_surest_counts(nano):
+    segmenter = Segmenter(nano, "nano", Usage(context=None, points=True, several=True))
+    (found,) = segmenter.outline(_image(), Prompts(points=np.array([[[30.5, 40.5]]])))
+    masks, scores, _ = _predictor(nano).predict(np.array([[30.5, 40.5]]), np.array([1]))
+    assert len(scores) == 3
+    assert np.array_equal(found.mask(90, 130), masks[scores.argmax()])
+    assert found.estimate == pytest.approx(scores.max(), abs=1e-4)
+
+
+def test_a_window_shows_points_beside_a_box_where_they_are(nano):
+    """A box and a point in a window are the same as both in a picture of the window alone."""
+    box, point = (50.0, 30.0, 20.0, 14.0), np.array([[[57.0, 33.0]]])
+    window = (slice(17, 57), slice(40, 80))
+    segmenter = Segmenter(nano, "nano", Usage(context=2.0, points=True))
+    (found,) = segmenter.outline(_image(), Prompts([box], point))
+    assert found.region[0] == (40, 17, 40, 40)
+    alone = Segmenter(nano, "nano", WHOLE)
+    (expected,) = alone.outline(_image()[window], Prompts([(10.0, 13, 20, 14)], point - [40, 17]))
+    assert np.array_equal(found.mask(90, 130)[window], expected.mask(40, 40))
+
+
+def test_points_alone_are_shown_with_the_whole_picture(nano):
+    zooms, whole = (
+        Segmenter(nano, "nano", Usage(context=context, points=True)) for context in (2.0, None)
+    )
+    prompts = Prompts(points=np.array([[[57.0, 33.0]]]))
+    (found,), (expected,) = (each.outline(_image(), prompts) for each in (zooms, whole))
+    assert np.array_equal(found.logits, expected.logits)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (Prompts([(10.0, 20, 5, 5), (130.0, 20, 5, 5)]), "box 2 (130, 20, 5, 5): lies outside"),
+        (Prompts([(10.0, -6, 5, 5)]), "outside the image of 130 x 90"),
+        (Prompts([(10.0, 20, 0, 5)]), "or is empty"),
+        (Prompts(points=np.array([[[3.0, 91]]])), "point 1 of prompt 1 (3, 91): lies outside"),
+        (Prompts([(1.0, 1, 5, 5)] * 2, np.zeros((1, 1, 2))), "points of shape (1, 1, 2)"),
+        (Prompts(points=np.zeros((1, 1, 2)), labels=np.zeros((1, 2))), "labels of shape (1, 2)"),
+    ],
+)
+def test_prompts_that_cannot_be_looked_at_are_refused_in_one_line(nano, prompts, message):
+    with pytest.raises(InputError) as caught:
+        list(Segmenter(nano, "nano", WHOLE).outline(_image(), prompts))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_points_are_refused_by_a_model_that_has_never_seen_any(nano):
+    with pytest.raises(InputError, match="trained with boxes alone"):
+        list(Segmenter(nano, "nano").outline(_image(), Prompts(points=np.zeros((1, 1, 2)))))
+
+
+def test_too_little_memory_is_one_line(nano, monkeypatch):
+    def full(*_):
+        raise MemoryError("Unable to allocate 37.3 GiB")
+
+    monkeypatch.setattr("toolkit.segment.segmenter.encode_views", full)
+    with pytest.raises(InputError, match="out of memory: give smaller pictures"):
+        Segmenter(nano, "nano")(_image(), [(1.0, 1, 5, 5)])
 
 
 def test_segmenter_without_boxes_gives_no_masks(nano):

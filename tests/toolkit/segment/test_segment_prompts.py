@@ -5,13 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-import torchvision
 
 from converters.dataset import Image, Instance
 from converters.errors import InputError
 from toolkit.segment.data import ImageStore, Sampler
 from toolkit.segment.frames import Frame
-from toolkit.segment.losses import dice_loss, focal_loss, mask_iou, medsam_losses, sam_losses
 from toolkit.segment.prompts import LIMIT, jitter_box
 from toolkit.segment.views import View, random_view, random_zoomed_view, views_of
 
@@ -128,68 +126,6 @@ class TestViews:
             assert 0 <= view.y <= 20 and 98 <= view.y + view.height <= 100
         assert len(set(views)) > 60
         assert sum((v.height, v.width) == (100, 80) for v in views) > 50
-
-
-class TestLosses:
-    inside = torch.ones(1, 8, 8)
-
-    def _square(self):
-        target = torch.zeros(1, 8, 8)
-        target[:, 2:6, 2:6] = 1
-        return target
-
-    def test_the_right_mask_costs_nothing_and_the_wrong_one_much(self):
-        target = self._square()
-        right = sam_losses(20 * (target * 2 - 1), torch.ones(1), target, self.inside)
-        wrong = sam_losses(-20 * (target * 2 - 1), torch.ones(1), target, self.inside)
-        assert right["loss"] < 1e-4
-        assert wrong["loss"] > 20
-        assert wrong["iou"] == pytest.approx(1)
-
-    def test_plain_cross_entropy_in_place_of_focal(self):
-        target = self._square()
-        right = medsam_losses(20 * (target * 2 - 1), torch.ones(1), target, self.inside)
-        unsure = torch.zeros(1, 8, 8)
-        mixed = medsam_losses(unsure, torch.ones(1), target, self.inside)
-        assert right["loss"] < 1e-4
-        assert mixed["entropy"] == pytest.approx(float(np.log(2)))
-        assert mixed["loss"] == pytest.approx(
-            float(mixed["entropy"] + mixed["dice"] + mixed["iou"])
-        )
-        inside = self.inside.clone()
-        inside[:, 6:] = 0
-        loud = unsure.clone()
-        loud[:, 6:] = 50
-        padded = (medsam_losses(x, torch.ones(1), target, inside)["loss"] for x in (unsure, loud))
-        assert next(padded) == pytest.approx(float(next(padded)))
-
-    def test_focal_equals_the_published_form_on_hard_targets(self):
-        torch.manual_seed(0)
-        logits, target = torch.randn(1, 8, 8), self._square()
-        expected = torchvision.ops.sigmoid_focal_loss(logits, target, alpha=-1, reduction="mean")
-        torch.testing.assert_close(focal_loss(logits, target, self.inside)[0], expected)
-
-    def test_focal_is_least_where_the_probability_is_the_share(self):
-        share = torch.full((1, 1, 1), 0.3)
-        losses = [
-            focal_loss(torch.tensor([[[p]]]).logit(), share, torch.ones(1, 1, 1)).item()
-            for p in (0.1, 0.3, 0.5)
-        ]
-        assert losses[1] == min(losses)
-
-    def test_padding_counts_nowhere(self):
-        target = self._square()
-        inside = torch.ones(1, 8, 8)
-        inside[:, 6:] = 0
-        quiet, loud = torch.randn(1, 8, 8), torch.zeros(1, 8, 8)
-        loud[:, 6:] = 50
-        for loss in (focal_loss, dice_loss, mask_iou):
-            assert torch.equal(loss(quiet, target, inside), loss(quiet + loud, target, inside))
-
-    def test_iou_counts_shares(self):
-        target = self._square() * 0.5
-        logits = self._square() * 2 - 1
-        assert mask_iou(logits, target, self.inside).item() == pytest.approx(0.5)
 
 
 class _NoPictures(ImageStore):
