@@ -42,20 +42,28 @@ from typing import Any, Literal, TypeAlias
 import cv2
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 
 from benchmarks.text import with_interval
 from converters.dataset import Image, Instance
 from converters.geometry import region_from_mask
+from toolkit.config.losses import PRESETS
 from toolkit.evaluate.bootstrap import Basis, image_weights, ratio, to_figure
 from toolkit.evaluate.metrics import Figure
-from toolkit.segment.data import Batch, ImageStore, Prompt, Sampler
-from toolkit.segment.frames import Frame
-from toolkit.segment.losses import sam_losses
-from toolkit.segment.model import build_sam
-from toolkit.segment.segmenter import encode_views
-from toolkit.segment.task import SamTask, batch_losses, enlarge, loss_cells
+from toolkit.regions import region_of
+from toolkit.segment.data import Batch, BatchBuilder, ImageStore, Prompt, by_image
+from toolkit.segment.losses import Criterion
+from toolkit.segment.model import build_sam, encode
+from toolkit.segment.sam import Sam
+from toolkit.segment.task import (
+    Material,
+    Prompting,
+    SamTask,
+    batch_losses,
+    enlarge,
+    loss_cells,
+)
+from toolkit.segment.views import views_of
 from toolkit.synth import DEFECTS, sample
 
 Way: TypeAlias = Literal["naive", "uncached", "cached"]
@@ -72,7 +80,8 @@ TURNS: tuple[tuple[Way, Layout], ...] = (
     ("cached", "together"),
 )
 AIM = 15.0
-CACHED_STEPS = 3
+CRITERION = Criterion(PRESETS["sam"])
+CACHED_STEPS = 5
 """Steps from the cache in a turn: one is short."""
 SIDE = 1024
 RESAMPLES = 2000
@@ -157,14 +166,18 @@ class Contender:
         self._sam = build_sam(model)
         self._way = way
         self._store = ImageStore()
-        self._images = {image.file_name: image for image, _ in prompts}
-        start = time.perf_counter()
-        self._task = build_cached(self._sam, prompts) if way == "cached" else None
-        self.built = time.perf_counter() - start
+        self._prompts = _layouts(prompts)
+        self._epoch = 0
+        self._tasks: dict[Layout, SamTask] = {}
+        self.built = 0.0
+        if way == "cached":
+            start = time.perf_counter()
+            self._tasks["apart"] = build_cached(self._sam, self._prompts["apart"])
+            self.built = time.perf_counter() - start
+            self._tasks["together"] = build_cached(self._sam, self._prompts["together"])
         self._sam.requires_grad_(False)
         self._sam.mask_decoder.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(self._sam.mask_decoder.parameters(), lr=1e-4)
-        self._batches = {layout: self._endless(some) for layout, some in _layouts(prompts).items()}
 
     def turn(self, layout: Layout) -> Timed:
         """Make a step, or a few where they are short."""
@@ -173,57 +186,51 @@ class Contender:
         start = time.perf_counter()
         for _ in range(CACHED_STEPS if self._way == "cached" else 1):
             self._optimizer.zero_grad(set_to_none=True)
-            losses.append(self._backward(next(self._batches[layout])))
+            losses.append(self._backward(layout))
             self._optimizer.step()
         seconds = (time.perf_counter() - start) / len(losses)
         return Timed(seconds, losses[0], _peak())
 
-    def _endless(self, prompts: Sequence[Prompt]) -> Iterator[Batch]:
-        sampler = Sampler(
-            prompts,
-            self._store,
-            side=self._sam.image_encoder.img_size,
-            cells=loss_cells(self._sam),
-            zoom=None,
-            batch=len(prompts),
-            jitter=0.1,
-            augment=False,
-            seed=0,
-            workers=0,
-        )
-        for epoch in itertools.count():
-            yield from sampler.batches(epoch)
-
-    def _backward(self, batch: Batch) -> float:
+    def _backward(self, layout: Layout) -> float:
         """Gradients of the mean loss of a batch; the loss."""
         if self._way == "naive":
-            return self._box_by_box(batch)
-        if self._task is not None:
-            loss = self._task.losses(batch)["loss"]
+            return self._box_by_box(self._batch(layout))
+        if self._way == "cached":
+            (batch,) = self._tasks[layout].batches(self._epoch)
+            self._epoch += 1
+            loss = self._tasks[layout].losses(batch)["loss"]
         else:
-            loss = batch_losses(self._sam, self._encode(batch), batch)["loss"]
+            batch = self._batch(layout)
+            loss = batch_losses(self._sam, self._encode(batch), batch, CRITERION)["loss"]
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
+
+    def _batch(self, layout: Layout) -> Batch:
+        """What the toolkit's own sampler gives without noise, pixels and all."""
+        builder = BatchBuilder(self._sam.image_encoder.img_size, loss_cells(self._sam))
+        for image, instances in by_image(self._prompts[layout]):
+            boxes = [instance.box for instance in instances]
+            regions = [region_of(instance) for instance in instances]
+            views, owner = views_of(boxes, image.height, image.width, None)
+            pixels = self._store.read(image)
+            builder.add(image.file_name, pixels, views, owner, boxes, regions)
+        return builder.build()
 
     @torch.no_grad()
     def _encode(self, batch: Batch) -> Tensor:
         """One by one: on a processor that is as fast as all at once, and takes less memory."""
-        embeddings = []
-        for name, view in batch.views:
-            embeddings.append(encode_views(self._sam, self._store.read(self._images[name]), [view]))
-        return torch.cat(embeddings)
+        return torch.cat([encode(self._sam, [pixels]) for pixels in batch.pixels])
 
     def _box_by_box(self, batch: Batch) -> float:
         """What notebooks do, in segment-anything's own calls."""
-        sam = self._sam
+        sam, boxes = self._sam, batch.boxes
+        assert boxes is not None, "boxes prompt"
         total = 0.0
         for number, owner in enumerate(batch.owner.tolist()):
             one = slice(number, number + 1)
-            pixels = self._store.read(self._images[batch.views[owner][0]])
             with torch.no_grad():
-                shown = Frame(SIDE, SIDE, sam.image_encoder.img_size).image(pixels)
-                embedding = sam.image_encoder(sam.preprocess(shown)[None])
-                sparse, dense = sam.prompt_encoder(None, batch.boxes[one], None)
+                embedding = sam.image_encoder(sam.preprocess(batch.pixels[owner])[None])
+                sparse, dense = sam.prompt_encoder(None, boxes[one], None)
             logits, estimates = sam.mask_decoder(
                 image_embeddings=embedding,
                 image_pe=sam.prompt_encoder.get_dense_pe(),
@@ -232,8 +239,8 @@ class Contender:
                 multimask_output=False,
             )
             targets, inside = batch.targets[one], batch.inside[one]
-            larger = enlarge(logits[:, 0], targets.shape[-1])
-            loss = sam_losses(larger, estimates[:, 0], targets, inside)["loss"] / len(batch.boxes)
+            larger = enlarge(logits, targets.shape[-1])
+            loss = CRITERION(larger, estimates, targets, inside)["loss"] / len(boxes)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
@@ -247,11 +254,11 @@ def build_cached(sam: Sam, prompts: Sequence[Prompt]) -> SamTask:
     return SamTask(
         sam,
         None,
-        prompts,
-        [],
+        Material(prompts, []),
+        Prompting(jitter=0.0),
         learns="decoder",
         batch=len(prompts),
-        jitter=0.1,
+        criterion=CRITERION,
         seed=0,
         workers=0,
     )

@@ -62,12 +62,16 @@ from toolkit.images import RgbImage, read_image
 from toolkit.predictions import Result, read_results
 from toolkit.runs import RunFolder
 from toolkit.segment import Segmenter, finetune_sam
-from toolkit.segment.data import ImageStore, Sampler, by_image, masked_prompts
+from toolkit.segment.data import by_image, masked_prompts
+from toolkit.segment.losses import Criterion
+from toolkit.segment.model import build_sam
 from toolkit.segment.prompts import jitter_box
+from toolkit.segment.task import Material, Prompting, SamTask
 from toolkit.training import Schedule, fit
 from toolkit.weights import read_state
 
-NEGATIVES = 0.25
+NEGATIVES = 0.5
+"""Prompts where no defect is, for each on a defect."""
 JITTER = 0.1
 MATCH = 0.5
 """Box IoU from which a detection is the box of a defect."""
@@ -281,20 +285,20 @@ def _train(piece: Piece, run: Path, options: argparse.Namespace) -> None:
 def _train_unet(piece: Piece, config: FinetuneSamConfig) -> RunFolder:
     """On the batches that nano would get, at a usual rate for random weights."""
     held = piece.held
-    sampler = Sampler(
-        masked_prompts(held.read("train")),
-        ImageStore(),
-        side=unet.SIDE,
-        cells=unet.SIDE,
-        zoom=unet.ZOOM,
+    train, val = masked_prompts(held.read("train")), masked_prompts(held.read("val"))
+    nano = SamTask(
+        build_sam("nano"),
+        unet.ZOOM,
+        Material(train, val),
+        Prompting(jitter=config.box_jitter),
+        learns="all",
         batch=config.batch,
         repeat=config.repeat,
-        jitter=config.box_jitter,
-        augment=True,
+        criterion=Criterion(config.loss),
         seed=config.seed,
         workers=config.workers,
     )
-    task = unet.UNetTask(sampler, masked_prompts(held.read("val")), config.seed)
+    task = unet.UNetTask(nano, val, config.seed)
     assert config.epochs is not None, "the benchmark says how many"
     run = RunFolder.create(config.out, "benchmark unet", config)
     fit(task, Schedule(config.epochs, 1e-3, 0.01, config.epochs, "val_iou", config.seed), run)
@@ -400,7 +404,8 @@ def _without_defect(
     """Boxes of some sizes at random places without a pixel of a defect.
 
     They are on good pictures and on others by turns, or on those that there are. A size for which
-    no place was found in ``PLACES`` attempts is left out.
+    no place was found in ``PLACES`` attempts is left out. Not by ``toolkit.segment.negatives``:
+    those take small boxes more often, and are what is trained with.
     """
     rng = np.random.default_rng(SEED)
     kinds = [

@@ -9,7 +9,7 @@ Source: Ronneberger et al., "U-Net", arXiv 1505.04597; padded, with batch norms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import cast
@@ -23,9 +23,10 @@ from torch.nn import functional as F
 from benchmarks.outlines import fits
 from converters.dataset import Box
 from toolkit.images import RgbImage
-from toolkit.segment.data import Batch, Prompt, Sampler, by_image
+from toolkit.segment.data import Batch, Prompt, by_image
 from toolkit.segment.frames import Frame
 from toolkit.segment.losses import cross_entropy, dice_loss
+from toolkit.segment.task import SamTask
 from toolkit.segment.views import views_of
 
 WIDTHS = (17, 34, 68, 136, 272)  # channels, from full resolution to a sixteenth
@@ -78,20 +79,17 @@ def inputs(pixels: Sequence[Tensor], boxes: Tensor) -> Tensor:
 
 
 class UNetTask:
-    """A ``toolkit.training.Task``, from random weights; of a sampler as nano's, pixels and all."""
+    """A ``toolkit.training.Task``, from random weights, on the very batches of nano's own task."""
 
-    def __init__(self, sampler: Sampler, val: Sequence[Prompt], seed: int) -> None:
+    def __init__(self, nano: SamTask, val: Sequence[Prompt], seed: int) -> None:
         torch.manual_seed(seed)
         self.model = UNet()
-        self._sampler, self._val = sampler, by_image(val)
-        self.steps = sampler.steps
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """All training prompts, as often as they count."""
-        return self._sampler.batches(epoch)
+        self.batches, self.steps = nano.batches, nano.steps
+        self._val = by_image(val)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy plus dice, padding left out."""
+        assert batch.boxes is not None, "boxes prompt"
         logits = self.model.train()(inputs(batch.pixels, batch.boxes))
         entropy = cross_entropy(logits, batch.targets, batch.inside).mean()
         dice = dice_loss(logits, batch.targets, batch.inside).mean()
