@@ -107,15 +107,18 @@ def main() -> int:
         processes = []
         for way in WAYS:
             lines[way], theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, way, options.model, prompts))
+            process = context.Process(
+                target=_serve, args=(theirs, way, options.model, prompts), daemon=True
+            )
             process.start()
+            theirs.close()  # or the end of the process would go unnoticed
             processes.append(process)
-            built[way] = _answer(lines[way])
+            built[way] = lines[way].recv()
         turns: dict[tuple[Way, Layout], list[Timed]] = {turn: [] for turn in TURNS}
         for number in range(options.rounds):
             for turn in TURNS[:: -1 if number % 2 else 1]:
                 lines[turn[0]].send(turn[1])
-                turns[turn].append(_answer(lines[turn[0]]))
+                turns[turn].append(lines[turn[0]].recv())
                 print(f"round {number}, {', '.join(turn)}: {turns[turn][-1]}", file=sys.stderr)
         for line, process in zip(lines.values(), processes, strict=True):
             line.send(None)
@@ -282,11 +285,6 @@ def _serve(line: Connection, way: Way, model: str, prompts: Sequence[Prompt]) ->
     line.send(contender.built)
     while (layout := line.recv()) is not None:
         line.send(contender.turn(layout))
-
-
-def _answer(line: Connection) -> Any:
-    """What a process sends; an EOFError where it ended without a word."""
-    return line.recv()
 
 
 def _reset_peak() -> None:

@@ -6,8 +6,8 @@ SAM nano is fine-tuned from the starter on the first folds of every dataset fold
 where it has no folds), the epoch chosen on val, and outlines the test pictures, which are pooled
 over the folds:
 
-- zoom: a window of 1.5 longer sides of the box around each box, nano's own; zoom4: of 4; whole: all
-  of the picture;
+- zoom: a window of 1.5 longer sides of the box around each box, as the starter was trained with;
+  zoom4: of 4; whole: all of the picture;
 - negatives: as zoom, with prompts where no defect is among those that it learns from;
 - starter: nothing was trained.
 
@@ -26,7 +26,8 @@ the IoU tells true boxes from boxes of the same sizes where no defect is (AUROC)
 good pictures, where there are any.
 
 What is finished is not repeated, so the command can be stopped and started again, with more arms,
-folds or seeds. The tables lie in OUT/segmenters.md, and go to the terminal.
+folds or seeds; other epochs, batches or versions of the toolkit need another OUT. The tables lie in
+OUT/segmenters.md, and go to the terminal.
 """
 
 from __future__ import annotations
