@@ -1,6 +1,6 @@
 """What fine-tuning a segmenter is worth on real pictures, held out, and how much it should see.
 
-    python -m benchmarks.segmenters OUT DATASET... [--folds 3] [--steps 160] [--detectors RUNS]
+    python -m benchmarks.segmenters OUT DATASET... [--folds 3] [--steps 120] [--detectors RUNS]
 
 SAM nano is fine-tuned from the starter on the first folds of every dataset folder (on its one split
 where it has no folds), the epoch chosen on val, and outlines the test pictures, which are pooled
@@ -189,7 +189,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arms", type=arms, default=tuple(ARMS), help=",".join(ARMS))
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5, help="so many validations, about")
     parser.add_argument("--detectors", type=Path, help="folder of runs of finetune yolo")
