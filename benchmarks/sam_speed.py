@@ -16,8 +16,10 @@ All get the same batches (the boxes on as many pictures, or all on one picture),
 update, and have to agree on the loss of the first one. A step is the batch, forward, backward and
 the optimiser. Each way has a process of its own; they take turns, so that whatever else the machine
 does falls on all. Ratios are of the summed times of all rounds, with 95 % bootstrap intervals over
-rounds (of very few rounds, or on a busy machine, they are wide). Memory is the peak of the process during its steps (Linux
-alone says so). An epoch is that of ``--epoch`` pictures, computed from the steps.
+rounds: of very few rounds, or on a busy machine, they are wide. The cache is built before the first
+round, so that on a busy machine its price, and when it has paid off, are rough. Memory is the peak
+of the process during its steps (Linux alone says so). An epoch is that of ``--epoch`` pictures,
+computed from the steps.
 
 The naive step does not depend on how many pictures the boxes are on, and is timed once. Trainers of
 others (micro-sam, OpenVINO training extensions) are not compared: they are made for a GPU, and a
