@@ -40,6 +40,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
+@pytest.fixture(autouse=True)
+def no_user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the toolkit keeps for later runs is kept for this test alone."""
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "toolkit_cache"))
+
+
 def _draw(rng: np.random.Generator, size: int, kind: str | None) -> tuple[np.ndarray, np.ndarray]:
     """A grey noisy picture, and the mask of a bright disc ("spot") or a dark line ("scratch")."""
     image = rng.normal(120, 4, (size, size)).astype(np.float32)

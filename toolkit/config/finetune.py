@@ -238,6 +238,16 @@ class FinetuneSamConfig(Config):
     work the surest counts."""
     patience: Positive | None = None
     """Epochs without a better val IoU before stopping; by default a third of all, at least 5."""
+    cache: Path | None = None
+    """Folder that keeps what a frozen image encoder makes of the pictures (train decoder,
+    decoder+prompt), for later runs too; by default defect-toolkit/embeddings in your cache folder,
+    or embeddings in that of $TOOLKIT_CACHE."""
+    cache_gb: NotNegativeNumber = 8.0
+    """Gigabytes that the cache may take in all: what was used least recently goes. 0 writes no
+    files and keeps embeddings in memory."""
+    cache_views: Positive = 1
+    """Views of each group of instances that a frozen encoder makes embeddings of: the plain one,
+    and random windows, turned and mirrored; each step draws one. 1 is the plain one alone."""
     resume: bool = False
     """Go on from the last whole checkpoint of the run folder."""
     device: Device = "auto"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -41,6 +43,9 @@ Point: TypeAlias = tuple[float, float]
 ImageView: TypeAlias = tuple[str, View]
 """What is encoded: a view, and the file name of its image."""
 
+Recall: TypeAlias = Callable[[Sequence[ImageView]], Sequence[Tensor]]
+"""Gives what a frozen encoder has made of views."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -56,6 +61,8 @@ class Batch:
             asks for; None where boxes alone prompt.
         targets: share of each cell that the defect covers, shape (b, cells, cells).
         inside: share of each cell that is image, not padding, shape (b, cells, cells).
+        embeddings: of the views, n tensors (channels, grid, grid), float16; empty where the encoder
+            learns.
     """
 
     views: tuple[ImageView, ...]
@@ -65,6 +72,7 @@ class Batch:
     points: Tensor | None
     targets: Tensor
     inside: Tensor
+    embeddings: tuple[Tensor, ...] = ()
 
     def clicks(self) -> tuple[Tensor, Tensor] | None:
         """The points, and what they say, shape (b, 1)."""
@@ -88,26 +96,36 @@ class ImageStore:
         """
         if image.file_name in self._kept:
             return self._kept[image.file_name]
-        pixels = read_image(image.path)
-        if pixels.shape[:2] != (image.height, image.width):
-            found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise InputError(
-                f"{image.path}: is {found} pixels, its annotations say "
-                f"{image.width} x {image.height}: convert again"
-            )
+        pixels = read_picture(image)
         if self._bytes + pixels.nbytes <= MEMORY:
             self._kept[image.file_name] = pixels
             self._bytes += pixels.nbytes
         return pixels
 
 
+def read_picture(image: Image) -> RgbImage:
+    """The pixels of an image.
+
+    Raises:
+        InputError: it cannot be read, or its size is not that of its annotations.
+    """
+    pixels = read_image(image.path)
+    if pixels.shape[:2] != (image.height, image.width):
+        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise InputError(
+            f"{image.path}: is {found} pixels, its annotations say "
+            f"{image.width} x {image.height}: convert again"
+        )
+    return pixels
+
+
 def masked_prompts(dataset: Dataset) -> list[Prompt]:
-    """The instances that have a mask with something in it, with their images."""
+    """The instances that have a mask, with their images."""
     return [
         (image, instance)
         for image in dataset.images
         for instance in image.instances
-        if instance.mask is not None and instance.area > 0
+        if instance.mask is not None
     ]
 
 
@@ -197,7 +215,8 @@ class Sampler:
         negatives: Sequence[Prompt] = (),
         negative_share: float = 0.0,
         jitter: float,
-        augment: bool,
+        recall: Recall | None = None,
+        frozen_views: int = 1,
         seed: int,
         workers: int,
     ) -> None:
@@ -218,8 +237,9 @@ class Sampler:
             negatives: prompts that hold nothing.
             negative_share: of these, how many come into a step for each other prompt, on average.
             jitter: standard deviation of the noise on box corners, as a share of the side.
-            augment: whether the encoder learns, from random views; a frozen one has encoded
-                the ``views_of`` the exact boxes, and batches carry no pixels.
+            recall: gives the embeddings that a frozen encoder has made of ``frozen_views``; None
+                where the encoder learns, from random views, and batches carry pixels.
+            frozen_views: views of each group of prompts that a frozen encoder has encoded.
             seed: everything random derives from it, the epoch and the step.
             workers: threads that make batches ahead of their use; 0 makes them when asked.
         """
@@ -232,7 +252,15 @@ class Sampler:
         self._store = store
         self._side, self._cells, self._zoom = side, cells, zoom
         self._kinds, self._negatives, self._share = tuple(kinds), negatives, negative_share
-        self._batch, self._jitter, self._augment = batch, jitter, augment
+        self._batch, self._jitter, self._recall = batch, jitter, recall
+        self._frozen = {
+            window: {
+                id(prompt[1]): ((part, group), views)
+                for part, some in enumerate((prompts, negatives))
+                for group, prompt, views in frozen_views_of(some, window, frozen_views)
+            }
+            for window in ({zoom_for(kind, zoom) for kind in kinds} if recall else ())
+        }
         self._seed, self._workers = seed, workers
         shown = sum(f * len(group) for f, group in zip(self._factors, self._groups, strict=True))
         self.steps = math.ceil(shown / batch - 1e-9)
@@ -257,7 +285,7 @@ class Sampler:
             # Plus one, because a seed of [s, e, 0] is the same as one of [s, e].
             return self._make(prompts, np.random.default_rng([self._seed, epoch, step + 1]))
 
-        return _ahead(make, plans, self._workers)
+        return ahead(make, plans, self._workers)
 
     def _make(self, prompts: list[Prompt], rng: np.random.Generator) -> Batch:
         kind = (
@@ -271,7 +299,7 @@ class Sampler:
                 for instance in instances
             ]
             views, owner = self._choose_views(image, instances, jittered, kind, rng)
-            whole = self._store.read(image) if self._augment else None
+            whole = self._store.read(image) if self._recall is None else None
             regions = [_region(instance) for instance in instances]
             points = None
             if kind != "box":
@@ -279,7 +307,10 @@ class Sampler:
                 points = [_click(views[k], region, box, rng) for region, box, k in shown]
             boxes = None if kind == "point" else jittered
             builder.add(image.file_name, whole, views, owner, boxes, regions, points)
-        return builder.build()
+        batch = builder.build()
+        if self._recall is None:
+            return batch
+        return replace(batch, embeddings=tuple(self._recall(batch.views)))
 
     def _draw_negatives(self, count: int, rng: np.random.Generator) -> list[Prompt]:
         """Some of the prompts that hold nothing, none twice, for so many others."""
@@ -298,15 +329,56 @@ class Sampler:
         rng: np.random.Generator,
     ) -> tuple[list[View], list[int]]:
         """Views of one image, and for each instance the index of its view."""
-        height, width = image.height, image.width
         zoom = zoom_for(kind, self._zoom)
-        if not self._augment:
-            return views_of([i.box for i in instances], height, width, zoom)
-        if zoom is None:
-            return [random_view(height, width, jittered, rng)], [0] * len(instances)
-        # As at work, the window lies around the box that the detector gave.
-        views = [random_zoomed_view(box, height, width, zoom, rng) for box in jittered]
-        return views, list(range(len(instances)))
+        if self._recall is not None:
+            return self._choose_frozen_views(instances, zoom, rng)
+        return _random_views(jittered, image.height, image.width, zoom, rng)
+
+    def _choose_frozen_views(
+        self, instances: list[Instance], zoom: float | None, rng: np.random.Generator
+    ) -> tuple[list[View], list[int]]:
+        """As ``_choose_views``: one of the views of each group."""
+        drawn: dict[tuple[int, int], int] = {}
+        views: dict[View, int] = {}
+        owner = []
+        for instance in instances:
+            group, choices = self._frozen[zoom][id(instance)]
+            if group not in drawn:
+                drawn[group] = int(rng.integers(len(choices))) if len(choices) > 1 else 0
+            owner.append(views.setdefault(choices[drawn[group]], len(views)))
+        return list(views), owner
+
+
+def frozen_views_of(
+    prompts: Sequence[Prompt], zoom: float | None, count: int
+) -> Iterator[tuple[int, Prompt, list[View]]]:
+    """The views in which a frozen encoder is shown each prompt.
+
+    They do not depend on the seed of a run, so that runs share what they encode.
+
+    Args:
+        prompts: the training instances.
+        zoom: of the architecture.
+        count: views of each group of prompts on an image: the first is that of ``views_of``, the
+            others are random ones of the exact boxes.
+
+    Yields:
+        number of the group, prompt, and ``count`` views.
+    """
+    groups_on: Counter[str] = Counter()
+    for number, group in enumerate(_groups(prompts)):
+        image = group[0][0]
+        boxes = [instance.box for _, instance in group]
+        name = list(hashlib.sha256(image.file_name.encode()).digest())
+        choices = []
+        for k in range(count):
+            rng = np.random.default_rng([k, groups_on[image.file_name], *name])
+            draw = partial(_random_views, rng=rng) if k else views_of
+            views, owner = draw(boxes, image.height, image.width, zoom)
+            choices.append([views[n] for n in owner])
+        groups_on[image.file_name] += 1
+        for prompt, seen in zip(group, zip(*choices, strict=True), strict=True):
+            yield number, prompt, list(seen)
 
 
 def zoom_for(kind: PromptKind, zoom: float | None) -> float | None:
@@ -340,13 +412,24 @@ def _groups(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     ]
 
 
+def _random_views(
+    boxes: Sequence[Box], height: int, width: int, zoom: float | None, rng: np.random.Generator
+) -> tuple[list[View], list[int]]:
+    """As ``views_of``, at random."""
+    if zoom is None:
+        return [random_view(height, width, boxes, rng)], [0] * len(boxes)
+    # As at work, the window lies around the box that the detector gave.
+    views = [random_zoomed_view(box, height, width, zoom, rng) for box in boxes]
+    return views, list(range(len(boxes)))
+
+
 def _region(instance: Instance) -> Region:
     crop = instance.crop
     assert crop is not None, "prompts have masks"
     return instance.box, crop
 
 
-def _ahead(make: Callable[[S], T], plans: Iterable[S], workers: int) -> Iterator[T]:
+def ahead(make: Callable[[S], T], plans: Iterable[S], workers: int) -> Iterator[T]:
     """``map`` in order, made by threads a few items ahead of their use."""
     if workers == 0:
         yield from map(make, plans)

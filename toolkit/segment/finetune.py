@@ -16,6 +16,7 @@ from toolkit.devices import resolve_device
 from toolkit.predictions import PredictionCard, write_predictions
 from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import picture_factors
+from toolkit.segment.cache import EmbeddingCache, check_size, embedding_shape
 from toolkit.segment.data import Prompt, masked_prompts
 from toolkit.segment.learning import Learns, encoder_learns, rate_factors
 from toolkit.segment.lora import FILE, Base, add_lora, merged_state, pack_lora
@@ -24,13 +25,22 @@ from toolkit.segment.model import build_sam
 from toolkit.segment.negatives import negative_prompts
 from toolkit.segment.sam import Sam
 from toolkit.segment.segmenter import Segmenter, predict_given_boxes
-from toolkit.segment.task import Material, Prompting, SamTask
+from toolkit.segment.task import Material, Prompting, SamTask, frozen_views
 from toolkit.segment.usage import Usage, read_usage
 from toolkit.segment.weights import COMMAND, PRETRAIN, load_sam
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, check_resumable, fit, packed, whole_model
 
-FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track")
+FREE_ON_RESUME = (
+    "epochs",
+    "patience",
+    "cache",
+    "cache_gb",
+    "device",
+    "workers",
+    "resume",
+    "track",
+)
 
 
 def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
@@ -52,22 +62,32 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
     sam, config = _starting_point(config)
     usage = _usage(config)
     learns, schedule = _plan(config)
+    prompting = Prompting(
+        config.prompts, config.box_jitter, config.clicks, config.negatives, usage.several
+    )
+    if not encoder_learns(learns):
+        views = frozen_views(material, prompting.kinds, usage.context, config.cache_views)
+        check_size(config.cache_gb, len(views), embedding_shape(sam))
     kept = _with_adapters(sam, config) if learns == "lora" else whole_model
     run = RunFolder.create(config.out, COMMAND, config, resume=config.resume)
     check_resumable(run, COMMAND, config, FREE_ON_RESUME)
     run.write_model({"architecture": config.model, **usage.describe()})
+    sam.to(device)
+    cache = None
+    if not encoder_learns(learns):
+        cache = EmbeddingCache(sam, config.cache, config.cache_gb, config.workers)
     task = SamTask(
-        sam.to(device),
+        sam,
         usage.context,
         material,
-        Prompting(
-            config.prompts, config.box_jitter, config.clicks, config.negatives, usage.several
-        ),
+        prompting,
         learns=learns,
         batch=config.batch,
         repeat=config.repeat,
         factors=_factors(folder, config),
         criterion=Criterion(config.loss),
+        cache=cache,
+        cache_views=config.cache_views,
         seed=config.seed,
         workers=config.workers,
     )
@@ -141,7 +161,8 @@ def _plan(config: FinetuneSamConfig) -> tuple[Learns, Schedule]:
     over-training makes SAM deaf to its prompts (SAM-Med2D #25: 15 epochs good, 100 bad).
 
     Raises:
-        InputError: rates are to differ between blocks of an encoder that does not learn.
+        InputError: rates are to differ between blocks of an encoder that does not learn, or views
+            to be kept of one that learns.
     """
     random = config.weights == "none"
     procedural = is_pretrained(config.weights, PRETRAIN)
@@ -150,6 +171,11 @@ def _plan(config: FinetuneSamConfig) -> tuple[Learns, Schedule]:
         raise InputError(
             f"layer_decay: with train {learns} the image encoder does not learn: "
             "leave it out, or train all or lora"
+        )
+    if config.cache_views > 1 and encoder_learns(learns):
+        raise InputError(
+            f"cache_views: with train {learns} the image encoder learns, from random views anyway: "
+            "leave it out, or train decoder or decoder+prompt"
         )
     rate = 2e-3 if random else 5e-4 if procedural else 1e-5 if learns == "all" else 1e-4
     epochs = config.epochs or (40 if random else 15)
@@ -171,11 +197,11 @@ def _prompts(folder: DatasetFolder, split: str) -> list[Prompt]:
     total = sum(dataset.count_instances().values())
     if not prompts:
         raise InputError(
-            f"{folder.annotations(split)}: has no instance with a mask that is not empty, which "
-            "SAM needs: convert masks, or a split that holds defects"
+            f"{folder.annotations(split)}: has no instance with a mask, which SAM needs: "
+            "convert masks, or a split that holds defects"
         )
     if len(prompts) < total:
-        note(f"{split}: {total - len(prompts)} of {total} instances left out: no mask, or empty")
+        note(f"{split}: {total - len(prompts)} of {total} instances left out: no mask")
     return prompts
 
 

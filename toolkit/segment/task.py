@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.dataset import GOOD, Image, Instance
-from toolkit.console import track
+from converters.dataset import GOOD, Image
 from toolkit.evaluate.verdicts import auroc
+from toolkit.segment.cache import EmbeddingCache
 from toolkit.segment.data import (
     Batch,
     ImageStore,
@@ -21,6 +21,7 @@ from toolkit.segment.data import (
     Prompt,
     Sampler,
     by_image,
+    frozen_views_of,
     zoom_for,
 )
 from toolkit.segment.learning import Learns, choose, encoder_learns
@@ -72,7 +73,8 @@ class SamTask:
     """Prompts in, outlines out; a ``toolkit.training.Task``.
 
     With a frozen encoder every view is encoded once and its embedding kept in half precision
-    (2 MiB for the official sizes); with a learning one, every view of every batch is encoded.
+    (2 MiB for the official sizes), on disk or in memory: see ``EmbeddingCache``. With a learning
+    one, every view of every batch is encoded.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class SamTask:
         repeat: int = 1,
         factors: Mapping[str, float] | None = None,
         criterion: Criterion,
+        cache: EmbeddingCache | None = None,
+        cache_views: int = 1,
         seed: int,
         workers: int,
     ) -> None:
@@ -102,6 +106,8 @@ class SamTask:
             repeat: times each prompt counts in an epoch.
             factors: how often the prompts of a picture come on average, by its file name.
             criterion: what is minimised.
+            cache: where a frozen encoder's embeddings go; by default into memory.
+            cache_views: of each group of prompts that a frozen encoder encodes.
             seed: everything random derives from it.
             workers: threads that make batches.
         """
@@ -113,11 +119,12 @@ class SamTask:
         self._val = by_image([*material.val, *material.val_negatives])
         self._cells = loss_cells(sam)
         choose(sam, learns)
-        self._embeddings: dict[ImageView, Tensor] = {}
+        self._cache: EmbeddingCache | None = None
         if not encoder_learns(learns):
+            self._cache = cache or EmbeddingCache(sam, workers=workers)
             with memory_told(sam.device):
-                seen = [*material.train, *material.train_negatives]
-                self._embeddings = self._encode_once([*by_image(seen), *self._val])
+                views = frozen_views(material, prompting.kinds, zoom, cache_views)
+                self._cache.build(views)
         self._sampler = Sampler(
             material.train,
             self._store,
@@ -131,7 +138,8 @@ class SamTask:
             negatives=material.train_negatives,
             negative_share=prompting.negative_share,
             jitter=prompting.jitter,
-            augment=encoder_learns(learns),
+            recall=self._cache.recall if self._cache else None,
+            frozen_views=cache_views,
             seed=seed,
             workers=workers,
         )
@@ -158,6 +166,8 @@ class SamTask:
         Where there are prompts that hold nothing, also the AUROC of the estimated IoU between
         prompts on defects and these.
         """
+        if self._cache is not None:
+            self._cache.report()
         ious: list[float] = []
         estimates: list[tuple[bool, float]] = []
         for image, instances in self._val:
@@ -187,32 +197,40 @@ class SamTask:
     def _embed(self, batch: Batch) -> Tensor:
         if batch.pixels:
             return encode(self.model, batch.pixels)
-        return self._recall(batch.views)
+        return self._stack(batch.embeddings)
 
     def _embed_views(self, image: Image, views: Sequence[View]) -> Tensor:
-        """Embeddings of views of an image, from memory where they are kept."""
-        if self._embeddings:
-            return self._recall([(image.file_name, view) for view in views])
+        """Embeddings of views of an image, from the cache where the encoder is frozen."""
+        if self._cache is not None:
+            return self._stack(self._cache.recall([(image.file_name, view) for view in views]))
         return encode_views(self.model, self._store.read(image), views)
 
-    def _recall(self, views: Sequence[ImageView]) -> Tensor:
+    def _stack(self, embeddings: Sequence[Tensor]) -> Tensor:
         # One by one: stacked in half precision, autocast refuses them on a CPU.
-        device = self.model.device
-        return torch.stack([self._embeddings[view].to(device).float() for view in views])
+        return torch.stack([each.to(self.model.device).float() for each in embeddings])
 
-    @torch.no_grad()
-    def _encode_once(
-        self, prompts: Sequence[tuple[Image, list[Instance]]]
-    ) -> dict[ImageView, Tensor]:
-        """Every view that a frozen encoder is asked for, in half precision."""
-        kept: dict[ImageView, Tensor] = {}
-        for image, instances in track(prompts, "encoding images", total=len(prompts)):
-            boxes = [instance.box for instance in instances]
-            zooms = {zoom_for(kind, self._zoom) for kind in self._prompting.kinds}
-            views = [v for z in zooms for v in views_of(boxes, image.height, image.width, z)[0]]
-            for view, embedding in zip(views, self._embed_views(image, views), strict=True):
-                kept[image.file_name, view] = embedding.half().cpu()
-        return kept
+
+def frozen_views(
+    material: Material, kinds: Sequence[PromptKind], zoom: float | None, count: int
+) -> list[tuple[Image, View]]:
+    """Every view, once, that a frozen encoder is asked for.
+
+    Args:
+        material: prompts to learn from, and to validate on in the views of prediction.
+        kinds: what the prompts are made of.
+        zoom: window around each box, in its longer sides; None for the whole image.
+        count: views of each group of training prompts.
+    """
+    found: dict[ImageView, Image] = {}
+    for window in {zoom_for(kind, zoom): None for kind in kinds}:
+        for prompts in (material.train, material.train_negatives):
+            for _, (image, _), views in frozen_views_of(prompts, window, count):
+                found |= {(image.file_name, view): image for view in views}
+    window = zoom_for(kinds[0], zoom)
+    for image, instances in by_image([*material.val, *material.val_negatives]):
+        views, _ = views_of([i.box for i in instances], image.height, image.width, window)
+        found |= {(image.file_name, view): image for view in views}
+    return [(image, view) for (_, view), image in found.items()]
 
 
 def batch_losses(

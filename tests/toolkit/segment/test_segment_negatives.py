@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from converters.dataset import GOOD, Dataset, Image, Instance
+from converters.folder import DatasetFolder
+from toolkit.segment.data import masked_prompts
+from toolkit.segment.losses import SAM_LOSSES
 from toolkit.segment.negatives import MARGIN, negative_prompts
+from toolkit.segment.segmenter import Prompts, Segmenter, outlines_on
+from toolkit.segment.task import Material, Prompting, SamTask
+from toolkit.segment.weights import load_sam
 
 
 def _image(number, *boxes, size=(100, 80)):
@@ -68,3 +75,41 @@ def test_pictures_full_of_defects_have_no_place_for_them():
 
 def test_without_defects_there_are_no_sizes():
     assert negative_prompts(_dataset(_image(0)), 5) == []
+
+
+def test_they_teach_to_reject(make_dataset):
+    """Estimates on good surfaces fall towards 0 once the decoder has seen some."""
+    folder = DatasetFolder.open(make_dataset(per_kind=4))
+    train, val = (folder.read(split) for split in ("train", "val"))
+    prompts = [masked_prompts(each) for each in (train, val)]
+    empty = [negative_prompts(train, 12), negative_prompts(val, 6)]
+
+    def estimates_after_training(share):
+        sam, name = load_sam("starter")
+        task = SamTask(
+            sam,
+            1.5,
+            Material(*prompts, *empty),
+            Prompting(negative_share=share),
+            learns="decoder",
+            batch=8,
+            repeat=8,
+            criterion=SAM_LOSSES,
+            seed=0,
+            workers=0,
+        )
+        learnt = [p for p in sam.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learnt, 1e-3)
+        for batch in task.batches(0):
+            optimizer.zero_grad()
+            task.losses(batch)["loss"].backward()
+            optimizer.step()
+        segmenter = Segmenter(sam, name)
+        return [
+            outline.estimate
+            for image, instance in empty[1]
+            for outline in outlines_on(segmenter, image, Prompts(boxes=[instance.box]))
+        ]
+
+    untaught, taught = (np.mean(estimates_after_training(share)) for share in (0.0, 1.0))
+    assert taught < untaught - 0.1, (untaught, taught)
