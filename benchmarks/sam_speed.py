@@ -9,8 +9,8 @@ random weights, by three ways:
   segment-anything (the way of most notebooks);
 - uncached: every picture of a batch is encoded once, at every step, and all boxes are decoded in
   one call;
-- cached: every picture is encoded once for all, before the first step, and all boxes are decoded
-  in one call.
+- cached: every picture is encoded once for all, before the first step, into the cache on disk, and
+  all boxes are decoded in one call.
 
 All get the same batches (the boxes on as many pictures, or all on one picture), make the same
 update, and have to agree on the loss of the first one. A step is the batch, forward, backward and
@@ -53,6 +53,7 @@ from toolkit.config.losses import PRESETS
 from toolkit.evaluate.bootstrap import Basis, image_weights, ratio, to_figure
 from toolkit.evaluate.metrics import Figure
 from toolkit.regions import region_of
+from toolkit.segment.cache import EmbeddingCache
 from toolkit.segment.data import Batch, BatchBuilder, ImageStore, Prompt, by_image
 from toolkit.segment.losses import Criterion
 from toolkit.segment.model import build_sam, encode
@@ -83,6 +84,7 @@ TURNS: tuple[tuple[Way, Layout], ...] = (
 )
 AIM = 15.0
 CRITERION = Criterion(PRESETS["sam"])
+CACHE_GB = 8.0
 CACHED_STEPS = 5
 """Steps from the cache in a turn: one is short."""
 SIDE = 1024
@@ -110,7 +112,9 @@ def main() -> int:
         for way in WAYS:
             lines[way], theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, way, options.model, prompts), daemon=True
+                target=_serve,
+                args=(theirs, way, options.model, prompts, Path(folder) / "cache"),
+                daemon=True,
             )
             process.start()
             theirs.close()  # or the end of the process would go unnoticed
@@ -165,8 +169,8 @@ def draw_prompts(folder: Path, count: int) -> list[Prompt]:
 class Contender:
     """One way of fine-tuning."""
 
-    def __init__(self, way: Way, model: Any, prompts: Sequence[Prompt]) -> None:
-        """Build the model, and the cache for the way that has one; ``built`` says how long."""
+    def __init__(self, way: Way, model: Any, prompts: Sequence[Prompt], cache: Path) -> None:
+        """Build the model, and the cache for the way that has one; ``built`` is the seconds."""
         torch.manual_seed(0)
         self._sam = build_sam(model)
         self._way = way
@@ -177,9 +181,9 @@ class Contender:
         self.built = 0.0
         if way == "cached":
             start = time.perf_counter()
-            self._tasks["apart"] = build_cached(self._sam, self._prompts["apart"])
+            self._tasks["apart"] = build_cached(self._sam, self._prompts["apart"], cache)
             self.built = time.perf_counter() - start
-            self._tasks["together"] = build_cached(self._sam, self._prompts["together"])
+            self._tasks["together"] = build_cached(self._sam, self._prompts["together"], cache)
         self._sam.requires_grad_(False)
         self._sam.mask_decoder.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(self._sam.mask_decoder.parameters(), lr=1e-4)
@@ -251,8 +255,8 @@ class Contender:
         return total
 
 
-def build_cached(sam: Sam, prompts: Sequence[Prompt]) -> SamTask:
-    """The toolkit's own task for a frozen encoder, with the embedding of every picture.
+def build_cached(sam: Sam, prompts: Sequence[Prompt], folder: Path) -> SamTask:
+    """The toolkit's own task for a frozen encoder, with the embedding of every picture on disk.
 
     All that this benchmark knows of where embeddings are kept is here.
     """
@@ -264,6 +268,7 @@ def build_cached(sam: Sam, prompts: Sequence[Prompt]) -> SamTask:
         learns="decoder",
         batch=len(prompts),
         criterion=CRITERION,
+        cache=EmbeddingCache(sam, folder, CACHE_GB),
         seed=0,
         workers=0,
     )
@@ -281,9 +286,9 @@ def _layouts(prompts: Sequence[Prompt]) -> dict[Layout, list[Prompt]]:
     }
 
 
-def _serve(line: Connection, way: Way, model: str, prompts: Sequence[Prompt]) -> None:
+def _serve(line: Connection, way: Way, model: str, prompts: Sequence[Prompt], cache: Path) -> None:
     """In a process of its own: take a turn whenever asked."""
-    contender = Contender(way, model, prompts)
+    contender = Contender(way, model, prompts, cache)
     line.send(contender.built)
     while (layout := line.recv()) is not None:
         line.send(contender.turn(layout))
