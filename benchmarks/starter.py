@@ -242,8 +242,7 @@ def _train(out: Path, trial: Trial) -> None:
     model = MODELS[trial.model]
     train = DatasetFolder.open(data).read("train")
     items = sum(train.count_instances().values()) if trial.model == "sam" else len(train.images)
-    repeat = max(1, round(model.steps / EPOCHS * model.batch / items))
-    epochs = max(1, round(model.steps / -(-repeat * items // model.batch)))
+    repeat, epochs = passes(model.steps, model.batch, items, EPOCHS)
     words = [sys.executable, "-m", "toolkit", "finetune", model.command, "--quiet"]
     words += ["--data", str(data), "--out", str(run), "--weights", trial.weights[1]]
     words += ["--repeat", str(repeat), "--epochs", str(epochs), "--patience", str(epochs)]
@@ -257,6 +256,12 @@ def _train(out: Path, trial: Trial) -> None:
     (run / "done.json").write_text(json.dumps({"steps": steps, "items": items}))
     for large in (run / "checkpoints").glob("last*"):
         large.unlink()
+
+
+def passes(steps: int, batch: int, items: int, epochs: int) -> tuple[int, int]:
+    """``repeat`` and ``epochs`` of about so many steps in about so many epochs."""
+    repeat = max(1, round(steps / epochs * batch / items))
+    return repeat, max(1, round(steps / -(-repeat * items // batch)))
 
 
 def _table(out: Path, trials: Sequence[Trial]) -> Iterator[str]:
