@@ -109,7 +109,7 @@ def _finetune(config: FinetuneSamConfig, device: torch.device, here: Place) -> R
 def _cache(
     sam: Sam, views: Sequence[tuple[Image, View]], config: FinetuneSamConfig, here: Place
 ) -> EmbeddingCache:
-    """Where a frozen encoder's embeddings go; of several processes each makes its share of files."""
+    """Where a frozen encoder's embeddings go; of several processes each makes a share of files."""
     cache = EmbeddingCache(sam, config.cache, config.cache_gb, config.workers)
     if here.world > 1 and config.cache_gb:
         with memory_told(sam.device):
