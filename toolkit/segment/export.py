@@ -12,10 +12,11 @@ so that many boxes cost one look. (The weights of ``vit_h`` exceed the 2 GB that
 holds; they lie in ``encoder.onnx.data``.) Pixels are normalised inside; everything else is
 arithmetic that needs no PyTorch:
 
-1. The view. ``vit_*`` and ``sam2*`` look at the whole picture. ``nano`` looks at a window around
-   each box (x, y, w, h), cut off at the border of the picture::
+1. The view: the whole picture, or, where the model was trained with a context (``nano`` with 1.5,
+   others as ``--context`` said), a window around each box (x, y, w, h), cut off at the border of
+   the picture::
 
-       side = max(24, 1.5 * max(w, h))
+       side = max(24, context * max(w, h))
        left, right = max(0, floor(x + w / 2 - side / 2)), min(width, ceil(x + w / 2 + side / 2))
        top, bottom = max(0, floor(y + h / 2 - side / 2)), min(height, ceil(y + h / 2 + side / 2))
 
@@ -37,7 +38,8 @@ arithmetic that needs no PyTorch:
    goes ``embeddings``: one for all boxes, shape (1, channels, grid, grid), or one for each, shape
    (n, channels, grid, grid).
 
-4. Points (not for ``nano``, which has never seen any). ``points``, float32, shape (n, k, 2), are
+4. Points (where the model has learnt what they mean: not ``nano`` without ``--prompts`` or
+   ``--clicks``). ``points``, float32, shape (n, k, 2), are
    x and y in pixels of the input, beside the box; ``labels``, float32, shape (n, k), say 1 (inside
    the object), 0 (outside) or -1 (nothing: fills up a row). Without points, k is 0.
 
@@ -92,9 +94,11 @@ from toolkit.segment.model import (
     ArchitectureName,
     decode,
     decode_prompts,
+    decode_several,
 )
 from toolkit.segment.sam import Sam, Sizes
 from toolkit.segment.segmenter import encode_views
+from toolkit.segment.usage import Usage, read_usage
 from toolkit.segment.views import SMALLEST_ZOOM_WINDOW, View, views_of
 from toolkit.segment.weights import load_sam
 from toolkit.synth import DEFECTS, sample
@@ -112,6 +116,7 @@ OPSET = 17
 MEAN = (123.675, 116.28, 103.53)
 """SAM's mean colour: what is filled with it is 0 when it has been normalised, as SAM pads."""
 
+_ONE_MASK = "multimask_output=False"
 _DETECTORS_ALONE = ("image_size", "batch", "dynamic", "half")
 
 Answer: TypeAlias = tuple[FloatArray, FloatArray]
@@ -181,6 +186,19 @@ class ExportedSegmenter:
     kind: Literal["segmenter"] = "segmenter"
 
 
+class Model(NamedTuple):
+    """A segmenter, and how it was trained to be used."""
+
+    sam: Sam
+    name: ArchitectureName
+    usage: Usage
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of its architecture."""
+        return ARCHITECTURES[self.name]
+
+
 class Boxed(NamedTuple):
     """A picture and the boxes ``(x, y, width, height)`` in it that are outlined."""
 
@@ -209,28 +227,29 @@ def export_segmenter(config: ExportConfig) -> ExportedSegmenter:
         _refuse_unknown(config, name)
     else:
         require_packages("onnx")
-    architecture = ARCHITECTURES[name]
+    model = Model(sam, name, read_usage(config.run, name))
+    _refuse_several(config, model)
     sam.requires_grad_(False)
     with scratch_beside(config.out) as scratch:
-        pictures, origin = _pictures(config, architecture)
+        pictures, origin = _pictures(config, model)
         made = scratch / config.out.name
         with _silence(), told_in_one_line(config):
             if config.format == "segment-anything":
                 torch.save(_state(sam), made)
                 pictures = pictures[:1]
-                found = [_compare_checkpoint(sam, name, made, each) for each in pictures]
+                found = [_compare_checkpoint(model, made, each) for each in pictures]
             else:
-                write_onnx(sam, architecture, made)
-                compare = _Comparison(sam, architecture, made)
+                write_onnx(model, made)
+                compare = _Comparison(model, made)
                 found = [compare(each) for each in pictures]
                 del compare  # its sessions may hold files open
         agreement = _together(found, pictures, origin)
         _refuse_difference(config, agreement)
         described = made / "toolkit.json" if made.is_dir() else scratch / "description"
-        write_json(described, _describe(config, name, sam, agreement), indent=2)
+        write_json(described, _describe(config, model, agreement), indent=2)
         publish(made, config.out, described, description)
     return ExportedSegmenter(
-        config.out, description, config.format, name, architecture.image_size, agreement
+        config.out, description, config.format, name, model.sizes.image_size, agreement
     )
 
 
@@ -267,43 +286,46 @@ def _refuse_unknown(config: ExportConfig, name: ArchitectureName) -> None:
         )
 
 
+def _refuse_several(config: ExportConfig, model: Model) -> None:
+    if model.usage.several and config.format == "onnx":
+        raise InputError(
+            f"{config.run}: gives three masks for a box, and decoder.onnx has one: fine-tune "
+            "without --multimask, or choose --format segment-anything"
+        )
+
+
 def _state(sam: Sam) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in sam.state_dict().items()}
 
 
-def write_onnx(sam: Sam, architecture: Sizes, folder: Path) -> None:
+def write_onnx(model: Model, folder: Path) -> None:
     """Make a folder with ``encoder.onnx`` and ``decoder.onnx``.
 
     Weights beyond the 2 GB that an ONNX file can hold (``vit_h``) lie in ``encoder.onnx.data``.
 
     Args:
-        sam: the model, on the CPU.
-        architecture: that it has.
+        model: on the CPU.
         folder: does not exist yet.
     """
     folder.mkdir()
-    side, cells = architecture.image_size, architecture.grid
+    sam, sizes = model.sam, model.sizes
+    side, cells = sizes.image_size, sizes.grid
     pixels = torch.zeros(1, 3, side, side)
     _write(folder / "encoder.onnx", _Encoder(sam), {"images": pixels}, ("embeddings",), {})
     # Three of everything, as no other length is: a length that the tracer took for a constant
     # would show as soon as there is one box.
     count = 3
     inputs = {
-        "embeddings": torch.zeros(count, architecture.embedding_width, cells, cells),
+        "embeddings": torch.zeros(count, sizes.embedding_width, cells, cells),
         "boxes": torch.tensor([[0.1, 0.2, 0.6, 0.7]] * count) * side,
     }
     free = {"embeddings": {0: "one or boxes"}, "boxes": {0: "boxes"}}
-    if takes_points(architecture):
+    if model.usage.points:
         inputs["points"] = torch.full((count, 2, 2), side / 2)
         inputs["labels"] = torch.tensor([[1.0, -1.0]] * count)
         free |= {name: {0: "boxes", 1: "points"} for name in ("points", "labels")}
     free |= {"logits": {0: "boxes"}, "iou": {0: "boxes"}}
     _write(folder / "decoder.onnx", _Decoder(sam), inputs, ("logits", "iou"), free)
-
-
-def takes_points(architecture: Sizes) -> bool:
-    """Whether the model has learnt what points beside a box mean: a small one has not."""
-    return not architecture.dense_boxes
 
 
 class _Encoder(nn.Module):
@@ -409,9 +431,10 @@ def gather(made: Path, path: Path) -> None:
     )
 
 
-def _pictures(config: ExportConfig, architecture: Sizes) -> tuple[list[Boxed], str]:
+def _pictures(config: ExportConfig, model: Model) -> tuple[list[Boxed], str]:
     """Pictures with defects for the check, and what they are."""
-    most = MOST_WHOLE_PICTURES if architecture.zoom is None else MOST_PICTURES
+    quick = model.usage.context is not None and model.sizes.image_size < 1024
+    most = MOST_PICTURES if quick else MOST_WHOLE_PICTURES
     found = dataset_pictures(config, most, lambda image: not image.is_good)
     if found is None:
         return [_procedural_picture(seed) for seed in range(most)], PROCEDURAL
@@ -483,11 +506,12 @@ class _Prompts(NamedTuple):
     """Corners in pixels of the input, shape (n, 4)."""
 
 
-def _prompts(picture: Boxed, architecture: Sizes, sam: Sam) -> _Prompts:
+def _prompts(picture: Boxed, model: Model) -> _Prompts:
     height, width = picture.image.shape[:2]
-    views, owner = views_of(picture.boxes, height, width, architecture.zoom)
+    views, owner = views_of(picture.boxes, height, width, model.usage.context)
+    side, stretches = model.sizes.image_size, model.sam.stretches
     corners = [
-        Frame(*views[k].size, architecture.image_size, sam.stretches).boxes(views[k].box(box))
+        Frame(*views[k].size, side, stretches).boxes(views[k].box(box))
         for k, box in zip(owner, picture.boxes, strict=True)
     ]
     return _Prompts(picture.image, views, owner, np.concatenate(corners))
@@ -496,15 +520,15 @@ def _prompts(picture: Boxed, architecture: Sizes, sam: Sam) -> _Prompts:
 class _Comparison:
     """Runs a folder of ONNX beside our model."""
 
-    def __init__(self, sam: Sam, architecture: Sizes, folder: Path) -> None:
-        self.sam = sam
-        self.architecture = architecture
+    def __init__(self, model: Model, folder: Path) -> None:
+        self.model = model
+        self.sam = model.sam
         self.encoder = onnx_session(folder / "encoder.onnx")
         self.decoder = onnx_session(folder / "decoder.onnx")
 
     def __call__(self, picture: Boxed) -> _Found:
         """Outline the first box alone, then all of them, these with points where it takes any."""
-        asked = _prompts(picture, self.architecture, self.sam)
+        asked = _prompts(picture, self.model)
         own, seconds = _timed(lambda: self._ours(asked))
         other, exported_seconds = _timed(lambda: self._theirs(asked))
         found = [_differences(*pair) for pair in zip(own, other, strict=True)]
@@ -524,7 +548,7 @@ class _Comparison:
 
     def _theirs(self, asked: _Prompts) -> list[Answer]:
         inputs = [
-            square(view.image(asked.image), self.architecture.image_size, self.sam.stretches)
+            square(view.image(asked.image), self.model.sizes.image_size, self.sam.stretches)
             for view in asked.views
         ]
         embeddings = np.concatenate(
@@ -532,7 +556,7 @@ class _Comparison:
         )
         first = {"embeddings": embeddings[:1], "boxes": asked.boxes[:1]}
         every = {"embeddings": embeddings, "boxes": asked.boxes}
-        if takes_points(self.architecture):
+        if self.model.usage.points:
             none = np.zeros((1, 0, 2), np.float32)
             first |= {"points": none, "labels": none[:, :, 0]}
             every |= dict(zip(("points", "labels"), self._points(asked.boxes), strict=True))
@@ -543,7 +567,7 @@ class _Comparison:
 
     def _points(self, boxes: FloatArray) -> tuple[FloatArray, ...]:
         """For each box its middle, which is inside, a corner, which is not, and nothing."""
-        if not takes_points(self.architecture):
+        if not self.model.usage.points:
             return ()
         corner, end = boxes[:, :2], boxes[:, 2:]
         points = np.stack([(corner + end) / 2, corner, np.zeros_like(corner)], axis=1)
@@ -571,18 +595,21 @@ def square(view: RgbImage, side: int, stretched: bool = False) -> FloatArray:
 
 
 @torch.inference_mode()
-def _compare_checkpoint(sam: Sam, name: ArchitectureName, path: Path, picture: Boxed) -> _Found:
+def _compare_checkpoint(model: Model, path: Path, picture: Boxed) -> _Found:
     """Open a file in plain segment-anything, and let its predictor outline the boxes."""
-    asked = _prompts(picture, ARCHITECTURES[name], sam)
-    (own,), seconds = _timed(lambda: [_whole(sam, asked)])
-    predictor = SamPredictor(sam_model_registry[name](checkpoint=str(path)))
+    asked = _prompts(picture, model)
+    (own,), seconds = _timed(lambda: [_whole(model, asked)])
+    predictor = SamPredictor(sam_model_registry[model.name](checkpoint=str(path)))
 
     def predict() -> list[Answer]:
-        predictor.set_image(picture.image)
-        answers = [
-            predictor.predict(box=np.array([x, y, x + w, y + h]), multimask_output=False)
-            for x, y, w, h in picture.boxes
-        ]
+        answers, shown = [], None
+        for box, k in zip(picture.boxes, asked.owner, strict=True):
+            if k != shown:
+                predictor.set_image(asked.views[k].image(asked.image))
+                shown = k
+            x, y, w, h = asked.views[k].box(box)
+            corners = np.array([x, y, x + w, y + h])
+            answers.append(predictor.predict(box=corners, multimask_output=model.usage.several))
         logits = np.concatenate([each[2] for each in answers])
         return [(logits, np.concatenate([each[1] for each in answers]))]
 
@@ -590,10 +617,12 @@ def _compare_checkpoint(sam: Sam, name: ArchitectureName, path: Path, picture: B
     return _Found(*_differences(own, other), seconds, exported_seconds)
 
 
-def _whole(sam: Sam, asked: _Prompts) -> Answer:
-    shown = encode_views(sam, asked.image, asked.views)[torch.tensor(asked.owner)]
-    logits, iou = decode(sam, shown, torch.from_numpy(asked.boxes))
-    return logits.numpy(), iou.numpy()
+def _whole(model: Model, asked: _Prompts) -> Answer:
+    """Our answers: a mask for each box, or three one after the other."""
+    shown = encode_views(model.sam, asked.image, asked.views)[torch.tensor(asked.owner)]
+    answer = decode_several if model.usage.several else decode
+    logits, iou = answer(model.sam, shown, torch.from_numpy(asked.boxes))
+    return logits.reshape(-1, *logits.shape[-2:]).numpy(), iou.reshape(-1).numpy()
 
 
 def _timed(run: Callable[[], list[Answer]]) -> tuple[list[Answer], float]:
@@ -628,11 +657,9 @@ def _refuse_difference(config: ExportConfig, found: SegmenterAgreement) -> None:
     )
 
 
-def _describe(
-    config: ExportConfig, name: ArchitectureName, sam: Sam, agreement: SegmenterAgreement
-) -> dict[str, Any]:
+def _describe(config: ExportConfig, model: Model, agreement: SegmenterAgreement) -> dict[str, Any]:
     """What someone needs who has the file or the folder alone."""
-    a = ARCHITECTURES[name]
+    a, name = model.sizes, model.name
     onnx = config.format == "onnx"
     return {
         "format": config.format,
@@ -640,7 +667,7 @@ def _describe(
         "image_size": a.image_size,
         "run": config.run.name,
         "source": f"SAM {name}, {a.image_size} px",
-        **(_describe_onnx(a, sam.stretches) if onnx else _describe_checkpoint(config, name)),
+        **(_describe_onnx(model) if onnx else _describe_checkpoint(config, model)),
         "check": {
             **asdict(agreement),
             "rule": (
@@ -652,14 +679,18 @@ def _describe(
     }
 
 
-def _describe_checkpoint(config: ExportConfig, name: ArchitectureName) -> dict[str, Any]:
+def _describe_checkpoint(config: ExportConfig, model: Model) -> dict[str, Any]:
+    several = "multimask_output=True, of which the mask with the highest score counts"
+    name = model.name
     return {
         "open": f'segment_anything.sam_model_registry["{name}"](checkpoint="{config.out.name}")',
-        "prompts": "a box per defect; multimask_output=False",
+        "prompts": f"a box per defect; {several if model.usage.several else _ONE_MASK}",
+        "view": _describe_view(model.usage),
     }
 
 
-def _describe_onnx(a: Sizes, stretches: bool) -> dict[str, Any]:
+def _describe_onnx(model: Model) -> dict[str, Any]:
+    a = model.sizes
     embeddings = [a.embedding_width, a.grid, a.grid]
     cells = 4 * a.grid
     decoder = {
@@ -672,7 +703,7 @@ def _describe_onnx(a: Sizes, stretches: bool) -> dict[str, Any]:
             "(x) and new height / view height (y)",
         },
     }
-    if takes_points(a):
+    if model.usage.points:
         decoder["points"] = {
             "shape": ["boxes", "any, or 0", 2],
             "type": "float32",
@@ -685,7 +716,7 @@ def _describe_onnx(a: Sizes, stretches: bool) -> dict[str, Any]:
         }
     return {
         "opset": OPSET,
-        "view": _describe_view(a),
+        "view": _describe_view(model.usage),
         "encoder": {
             "file": "encoder.onnx",
             "input": {
@@ -693,7 +724,7 @@ def _describe_onnx(a: Sizes, stretches: bool) -> dict[str, Any]:
                     "shape": [1, 3, a.image_size, a.image_size],
                     "type": "float32",
                     "values": "red, green, blue; 0 to 255, normalised inside",
-                    **_describe_place(stretches),
+                    **_describe_place(model.sam.stretches),
                 }
             },
             "output": {"embeddings": {"shape": [1, *embeddings], "type": "float32"}},
@@ -712,7 +743,7 @@ def _describe_onnx(a: Sizes, stretches: bool) -> dict[str, Any]:
         },
         "mask": {
             "steps": ["logits to the view's height and width, bilinear"]
-            if stretches
+            if model.sam.stretches
             else [
                 "logits to (image_size, image_size), bilinear",
                 "cut to (new height, new width)",
@@ -737,16 +768,16 @@ def _describe_place(stretches: bool) -> dict[str, Any]:
     }
 
 
-def _describe_view(a: Sizes) -> dict[str, Any]:
-    if a.zoom is None:
+def _describe_view(usage: Usage) -> dict[str, Any]:
+    if usage.context is None:
         return {"of": "the whole picture, once for all boxes"}
     return {
         "of": "a window around each box x, y, w, h, cut off at the border of the picture",
-        "side": f"max({SMALLEST_ZOOM_WINDOW}, {a.zoom} * max(w, h))",
+        "side": f"max({SMALLEST_ZOOM_WINDOW}, {usage.context:g} * max(w, h))",
         "left": "max(0, floor(x + w / 2 - side / 2))",
         "right": "min(width, ceil(x + w / 2 + side / 2))",
         "top": "max(0, floor(y + h / 2 - side / 2))",
         "bottom": "min(height, ceil(y + h / 2 + side / 2))",
-        "zoom": a.zoom,
+        "zoom": usage.context,
         "smallest_side": SMALLEST_ZOOM_WINDOW,
     }

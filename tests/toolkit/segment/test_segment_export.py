@@ -33,6 +33,7 @@ from toolkit.runs import RunFolder
 from toolkit.segment import Segmenter, export
 from toolkit.segment.export import ExportedSegmenter, SegmenterAgreement, export_segmenter
 from toolkit.segment.model import ARCHITECTURES, Architecture, build_sam
+from toolkit.segment.usage import Usage
 from toolkit.segment.weights import load_sam
 
 MakeDataset = Callable[..., Path]
@@ -52,14 +53,14 @@ def small_vit_b(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sam_model_registry, "vit_b", partial(_build_sam, 32, 2, 2, [1]))
 
 
-def _run(root: Path, name: Any = "nano", **settings: Any) -> Path:
+def _run(root: Path, name: Any = "nano", usage: Any = None, **settings: Any) -> Path:
     """A run as `finetune sam` leaves it, of starter weights (nano) or random ones."""
     torch.manual_seed(0)
     sam = load_sam("starter")[0] if name == "nano" else build_sam(name)
     (root / "checkpoints").mkdir(parents=True)
     (root / "config.yaml").write_text(yaml.safe_dump({"command": "finetune sam", **settings}))
     save_file(sam.state_dict(), root / "checkpoints" / "best.safetensors")
-    RunFolder(root).write_model({"architecture": name})
+    RunFolder(root).write_model({"architecture": name, **(usage or {})})
     return root
 
 
@@ -269,6 +270,37 @@ def test_a_checkpoint_opens_in_plain_segment_anything(tmp_path: Path) -> None:
     assert scores[0] == pytest.approx(estimates[0], abs=1e-4)
 
 
+@pytest.mark.usefixtures("small_vit_b")
+def test_windows_and_three_masks_are_compared_and_described_as_trained(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", "vit_b", {"context": 3, "points": True, "several": True})
+    out = tmp_path / "model.pth"
+    result = export_segmenter(ExportConfig(run=run, out=out, format="segment-anything"))
+    said = json.loads(result.description.read_text())
+    assert said["view"]["side"] == "max(24, 3 * max(w, h))"
+    assert "multimask_output=True" in said["prompts"]
+    assert result.agreement.logits <= 1e-4
+
+    predictor = SamPredictor(sam_model_registry["vit_b"](checkpoint=str(out)))
+    predictor.set_image(_picture()[:79, :72])  # three longer sides of the box, cut off
+    box = np.array([10, 20, 41, 45])
+    masks, scores, _ = predictor.predict(box=box, multimask_output=True)
+    ours, estimates = Segmenter.load(run, "cpu")(_picture(), BOXES[:1])
+    assert np.array_equal(masks[scores.argmax()], ours[0, :79, :72])
+    assert scores.max() == pytest.approx(estimates[0], abs=1e-4)
+
+    with pytest.raises(InputError, match=r"gives three masks for a box.*without --multimask"):
+        export_segmenter(ExportConfig(run=run, out=tmp_path / "sam"))
+
+
+def test_a_nano_that_knows_points_takes_them_in_windows_of_its_context(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", "nano", {"context": 2.5, "points": True})
+    result = export_segmenter(ExportConfig(run=run, out=tmp_path / "sam"))
+    said = json.loads(result.description.read_text())
+    assert said["view"]["zoom"] == 2.5 and "points" in said["decoder"]["input"]
+    names = {each.name for each in onnx_session(result.path / "decoder.onnx").get_inputs()}
+    assert names == {"embeddings", "boxes", "points", "labels"}
+
+
 def test_a_run_of_nano_by_the_command(
     make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,7 +320,7 @@ def test_a_run_of_nano_by_the_command(
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting takes no time: the folder holds nothing, and agrees."""
 
-    def write(sam: Any, architecture: Any, folder: Path) -> None:
+    def write(model: export.Model, folder: Path) -> None:
         folder.mkdir()
 
     class Agrees:
@@ -561,7 +593,9 @@ def test_the_pictures_of_a_dataset_are_read_as_they_are(
     data = make_dataset(good=1, per_kind=1)
     run = _run(tmp_path / "run", data="../dataset")
     config = ExportConfig(run=run, out=tmp_path / "sam")
-    pictures, _ = export._pictures(config, ARCHITECTURES["nano"])
+    pictures, _ = export._pictures(
+        config, export.Model(build_sam("nano"), "nano", Usage.of("nano"))
+    )
     expected = [read_image(path) for path in sorted((data / "images").glob("test_s*.png"))]
     assert len(pictures) == len(expected) == 2
     assert all(np.array_equal(p.image, e) for p, e in zip(pictures, expected, strict=True))
