@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
+from pydantic_core import to_jsonable_python
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -355,6 +356,7 @@ def _fabric(device: torch.device, here: Place) -> Fabric:
     """Fabric on the device of this process, which the user's or our launcher has started."""
     # Here, because it takes seconds, and commands that do not train import this module too.
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
     from lightning_fabric.strategies.single_device import SingleDeviceStrategy
@@ -362,6 +364,8 @@ def _fabric(device: torch.device, here: Place) -> Fabric:
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy: Strategy = SingleDeviceStrategy(device)
+    # Said, not looked for: one process in a job of SLURM is no part of a training of many.
+    alone: list[Any] = [LightningEnvironment()] if here.world == 1 else []
     if here.world > 1:
         strategy = DDPStrategy(
             parallel_devices=[device] * here.local_world,
@@ -374,6 +378,7 @@ def _fabric(device: torch.device, here: Place) -> Fabric:
         devices=[device.index or 0] if device.type == "cuda" else 1,
         num_nodes=here.world // here.local_world,
         precision="bf16-mixed" if has_bfloat16(device) else "32-true",
+        plugins=alone,
     )
     fabric.launch()
     return fabric
@@ -562,8 +567,11 @@ def trim_log(run: RunFolder, epochs: int) -> None:
 
 
 def _defaults(config: Config) -> dict[str, Any]:
+    """As a run records them."""
     fields = type(config).model_fields.items()
-    return {name: field.default for name, field in fields if not field.is_required()}
+    return {
+        name: to_jsonable_python(field.default) for name, field in fields if not field.is_required()
+    }
 
 
 def shared_run(

@@ -316,3 +316,10 @@ def test_memory_that_is_too_small_is_one_line() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_told(device):
         raise RuntimeError("shapes cannot be multiplied")
+
+
+def test_one_process_in_a_job_of_slurm_trains_alone(tmp_path, monkeypatch):
+    for name, value in {"NTASKS": "4", "JOB_NAME": "job", "JOB_ID": "1", "PROCID": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert fit(LineTask([0.1] * 4), _schedule(), _run(tmp_path)).epoch == 4

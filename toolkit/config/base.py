@@ -20,7 +20,7 @@ Devices = Annotated[
 ]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
-NotNegativeNumber = Annotated[float, Field(ge=0)]
+NotNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Trackers = tuple[Literal["tensorboard", "mlflow", "wandb"], ...]
 ImageSize = Annotated[int, Field(ge=32, le=8192)]
 Overlap = Annotated[float, Field(ge=0, le=0.9)]

@@ -229,7 +229,7 @@ class FinetuneSamConfig(Config):
     negatives: Annotated[float, Field(ge=0, le=4)] = 0.0
     """Prompts on good surfaces, whose right answer is nothing, for each prompt on a defect: the
     estimated IoU becomes a score by which boxes can be rejected."""
-    context: Annotated[float, Field(ge=0)] | None = None
+    context: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Side of the window around each box that the encoder sees, in longer sides of the box, at
     least 1; 0: the whole picture. By default as the weights were trained: nano 1.5, official ones
     0."""
@@ -274,6 +274,8 @@ class FinetuneSamConfig(Config):
     def _prompts_make_sense(self) -> FinetuneSamConfig:
         if not self.prompts or len(set(self.prompts)) < len(self.prompts):
             raise ValueError("prompts: give each kind once: box, point, box+point")
+        if self.prompts == ("point",):
+            raise ValueError("prompts: predictions ask by boxes: give box or box+point as well")
         if self.context is not None and 0 < self.context < 1:
             raise ValueError(
                 f"context: a window of {self.context:g} sides cuts the box off: give 1 or more, or "

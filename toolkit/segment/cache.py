@@ -271,7 +271,7 @@ class Folder:
         reason = error.strerror or str(error)
         return InputError(
             f"{self.root}: embeddings cannot be written ({reason}): make room, or give --cache "
-            "another folder, or --cache-gb 0 (in memory)"
+            "another folder, or --cache-gb 0 (in memory), with --resume"
         )
 
 
@@ -421,7 +421,12 @@ def encoder_sha256(sam: Sam) -> str:
     # Heads, windows and the like are in no shape, and not in every layer's description.
     plain = (bool, int, float, str, tuple)
     settings = [
-        (name, sorted((k, v) for k, v in vars(module).items() if isinstance(v, plain)))
+        (
+            name,
+            sorted(
+                (k, v) for k, v in vars(module).items() if isinstance(v, plain) and k != "training"
+            ),
+        )
         for name, module in sam.image_encoder.named_modules()
     ]
     text = f"{state_sha256(state)}\n{sam.image_encoder}\n{settings}"

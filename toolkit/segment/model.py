@@ -141,8 +141,13 @@ class DenseBoxPromptEncoder(PromptEncoder):  # type: ignore[misc]
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """As ``PromptEncoder.forward``; a mask prompt, where given, goes first."""
-        if boxes is not None and masks is None:
+        """As ``PromptEncoder.forward``; a mask prompt, where given, takes the filled box's place.
+
+        Logits become -1 for outside to 1 for inside, as a filled box has them.
+        """
+        if masks is not None:
+            masks = torch.tanh(masks / 2)
+        elif boxes is not None:
             masks = self.fill(boxes)
         sparse, dense = super().forward(points, boxes, masks)
         return sparse, dense

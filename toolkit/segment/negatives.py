@@ -66,7 +66,10 @@ def _seed(dataset: Dataset) -> int:
 
 def _place(image: Image, size: tuple[float, float], rng: np.random.Generator) -> Box | None:
     """A box of a size, cut to the picture's, that keeps away from its defects."""
-    width, height = min(int(size[0]), image.width), min(int(size[1]), image.height)
+    width, height = (
+        min(max(1, int(own)), most)
+        for own, most in zip(size, (image.width, image.height), strict=True)
+    )
     x = int(rng.integers(image.width - width + 1))
     y = int(rng.integers(image.height - height + 1))
     aside, above = MARGIN * width, MARGIN * height

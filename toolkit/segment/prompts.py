@@ -15,6 +15,7 @@ from torch import Tensor
 
 from converters.dataset import BinaryMask, Box
 from converters.geometry import Region
+from toolkit.segment.losses import binary_targets
 
 PromptKind: TypeAlias = Literal["box", "point", "box+point"]
 """What a first prompt is made of."""
@@ -90,7 +91,8 @@ def corrective_clicks(
     """A click for each prompt, anywhere in the region where the answer is wrong.
 
     Where the answer is right everywhere, the click confirms a place of the object; where there is
-    no object either, it says nothing. Random numbers come from PyTorch's global generator.
+    no object either, it says nothing. Of a scratch thinner than a cell, the cells along it count.
+    Random numbers come from PyTorch's global generator.
 
     Source: arXiv 2304.02643, appendix A ("Training algorithm").
 
@@ -105,7 +107,7 @@ def corrective_clicks(
         (n, 1): ``INSIDE``, ``OUTSIDE`` or ``NOTHING``.
     """
     cells = logits.shape[-1]
-    truth = (targets >= 0.5) & (inside > 0)
+    truth = (binary_targets(targets) > 0) & (inside > 0)
     wrong = (((logits > 0) & (inside > 0)) != truth).flatten(1)
     chances = torch.where(wrong.any(1, keepdim=True), wrong, truth.flatten(1)).float()
     silent = ~chances.any(1)

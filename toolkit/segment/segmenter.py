@@ -29,7 +29,7 @@ from toolkit.segment.model import (
     decode_several,
     encode,
 )
-from toolkit.segment.prompts import INSIDE, NOTHING, PromptKind, inner_point
+from toolkit.segment.prompts import INSIDE, NOTHING, OUTSIDE, PromptKind, inner_point
 from toolkit.segment.sam import Sam
 from toolkit.segment.usage import Usage, read_usage
 from toolkit.segment.views import View, views_of
@@ -39,8 +39,8 @@ from toolkit.training import memory_told
 PROMPTS_PER_CALL = 64
 """Boxes that are decoded in one call."""
 
-VIEWS_PER_CALL = 16
-"""Windows that are encoded in one call."""
+PIXELS_PER_CALL = 16 * 128**2
+"""Pixels of input that are encoded in one call: sixteen windows of nano, or one picture of SAM."""
 
 Embed: TypeAlias = Callable[[Sequence[View]], Tensor]
 """Gives the embeddings (n, channels, grid, grid) of n views of one image."""
@@ -83,8 +83,13 @@ class Prompts:
         """Refuse what cannot be looked at.
 
         Raises:
-            InputError: a box or a point lies outside the image, or the parts are of other numbers.
+            InputError: a box or a point lies outside the image or is no finite number, or the parts
+                are of other numbers.
         """
+        if self.logits is not None and len(self.logits) != len(self):
+            raise InputError(
+                f"logits of {len(self.logits)} answers for {len(self)} prompts: give one for each"
+            )
         for number, (x, y, w, h) in enumerate(self.boxes or (), start=1):
             seen = w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0
             if not seen:
@@ -104,7 +109,9 @@ class Prompts:
                 f"labels of shape {self.labels.shape}: give one for each of the points, shape "
                 f"{self.points.shape[:2]}"
             )
-        outside = (self.points < 0) | (self.points > (width, height))
+        if self.labels is not None and not np.isin(self.labels, (INSIDE, OUTSIDE, NOTHING)).all():
+            raise InputError("labels: say 1 (inside), 0 (outside) or -1 (nothing) of each point")
+        outside = ~((self.points >= 0) & (self.points <= (width, height)))
         if self.labels is not None:
             outside &= (self.labels != NOTHING)[:, :, None]
         if outside.any():
@@ -254,9 +261,13 @@ def boxes_of(boxes: npt.ArrayLike) -> list[Box]:
 def encode_views(sam: Sam, image: RgbImage, views: Sequence[View]) -> Tensor:
     """Embeddings of views of an image, shape (n, channels, grid, grid)."""
     side = sam.image_encoder.img_size
-    pixels = [Frame(*view.size, side, sam.stretches).image(view.image(image)) for view in views]
-    starts = range(0, len(pixels), VIEWS_PER_CALL)
-    return torch.cat([encode(sam, pixels[start : start + VIEWS_PER_CALL]) for start in starts])
+    at_once = max(1, PIXELS_PER_CALL // side**2)
+
+    def some(start: int) -> Tensor:
+        frames = [(Frame(*v.size, side, sam.stretches), v) for v in views[start : start + at_once]]
+        return encode(sam, [frame.image(view.image(image)) for frame, view in frames])
+
+    return torch.cat([some(start) for start in range(0, len(views), at_once)])
 
 
 @torch.no_grad()
@@ -289,10 +300,13 @@ def outlines(
     views, owner = views_of(boxes, height, width, zoom_for(prompts.kind, zoom))
     frames = [Frame(*view.size, sam.image_encoder.img_size, sam.stretches) for view in views]
     asked = _in_frames(prompts, views, frames, owner)
-    embeddings = embed(views)
     owners = torch.tensor(owner)
+    embeddings = embed(views) if len(views) == 1 else None
     for some in torch.split(torch.arange(len(prompts)), PROMPTS_PER_CALL):
-        shown = embeddings[owners[some].to(embeddings.device)]
+        if embeddings is None:  # a window for each
+            shown = embed([views[owner[n]] for n in some.tolist()])
+        else:
+            shown = embeddings[owners[some].to(embeddings.device)]
         for n, (logits, estimate) in zip(
             some.tolist(), _answer(sam, shown, asked, some, several), strict=True
         ):

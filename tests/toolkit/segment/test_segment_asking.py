@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from converters.errors import InputError
@@ -154,7 +155,7 @@ def test_of_three_masks_the_best_learns_alone(make_dataset):
 @pytest.mark.parametrize(
     "options",
     [
-        {"prompts": ("point",)},
+        {"prompts": ("point", "box")},
         {"prompts": ("box", "point", "box+point"), "clicks": 2, "negatives": 0.5},
         {"clicks": 1, "multimask": True, "negatives": 0.25, "context": 4},
         {"prompts": ("box+point",), "context": 0},
@@ -239,6 +240,8 @@ def test_an_empty_mask_is_named(make_dataset, tmp_path):
     ("options", "message"),
     [
         ({"prompts": ("box", "box")}, "prompts: give each kind once"),
+        ({"prompts": ("point",)}, "prompts: predictions ask by boxes"),
+        ({"context": float("inf")}, "finite number"),
         ({"context": 0.5}, "context: a window of 0.5 sides cuts the box off"),
         ({"negatives": 0.5, "loss": "focal=1"}, "negatives: teach the estimate of the IoU"),
     ],
@@ -286,3 +289,15 @@ def test_learnt_weights_are_those_of_the_clicks_too(make_dataset, tmp_path):
         )
         after = load_file(run.checkpoints / "best.safetensors")
         assert torch.equal(after[name], before[name]) == (clicks == 0)
+
+
+def test_a_run_that_is_older_than_an_option_goes_on(make_dataset, tmp_path):
+    data = make_dataset()
+    run = finetune_sam(_config(data, tmp_path / "run"))
+    path = run.root / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    for name in ("prompts", "clicks", "negatives", "context", "loss", "multimask", "accumulate"):
+        del content[name]
+    path.write_text(yaml.safe_dump(content))
+    resumed = finetune_sam(_config(data, run.root, epochs=2, resume=True))
+    assert [record["epoch"] for record in _log(resumed)] == [1, 2]

@@ -95,3 +95,17 @@ def test_nothing_is_clicked_in_the_padding():
         torch.manual_seed(seed)
         points, says = corrective_clicks(answer, torch.zeros(1, 4, 4), inside, 4)
         assert points[0, 0, 1] < 2 and says.item() == OUTSIDE
+
+
+def test_a_scratch_thinner_than_a_cell_is_never_clicked_away():
+    truth = torch.zeros(2, 8, 8)
+    truth[:, 3] = 0.14
+    right = torch.where(truth[:1] > 0, 4.0, -4.0)
+    nothing = torch.full((1, 8, 8), -4.0)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        points, says = corrective_clicks(
+            torch.cat([right, nothing]), truth, torch.ones(2, 8, 8), 64
+        )
+        assert says[:, 0].tolist() == [INSIDE, INSIDE]
+        assert (points[:, 0, 1] == 3.5 * 8).all()

@@ -276,6 +276,9 @@ def test_points_alone_are_shown_with_the_whole_picture(nano):
         (Prompts(points=np.array([[[3.0, 91]]])), "point 1 of prompt 1 (3, 91): lies outside"),
         (Prompts([(1.0, 1, 5, 5)] * 2, np.zeros((1, 1, 2))), "points of shape (1, 1, 2)"),
         (Prompts(points=np.zeros((1, 1, 2)), labels=np.zeros((1, 2))), "labels of shape (1, 2)"),
+        (Prompts(points=np.zeros((1, 1, 2)), labels=np.array([[7]])), "labels: say 1 (inside)"),
+        (Prompts(points=np.full((1, 1, 2), np.nan)), "(nan, nan): lies outside"),
+        (Prompts([(1.0, 1, 5, 5)], logits=np.zeros((2, 64, 64), np.float32)), "logits of 2"),
     ],
 )
 def test_prompts_that_cannot_be_looked_at_are_refused_in_one_line(nano, prompts, message):
