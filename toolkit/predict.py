@@ -1,4 +1,7 @@
-"""`toolkit predict`: a detector's boxes prompt a segmenter; results are written as COCO results."""
+"""`toolkit predict`: a detector's boxes prompt a segmenter; results are written as COCO results.
+
+Without a detector, a segmenter is prompted by ground-truth boxes, by points, or by a grid.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from converters.folder import CARD, DatasetFolder
 from converters.geometry import rle_from_region
 from converters.layouts.base import IMAGE_SUFFIXES
 from toolkit.config import PredictConfig
-from toolkit.console import track
+from toolkit.console import note, track
 from toolkit.images import read_image
-from toolkit.predictions import PredictionCard, Result, write_predictions
+from toolkit.marks import OBJECT, Marks, read_marks
+from toolkit.predictions import Boxes, PredictionCard, Result, write_predictions
 from toolkit.report.pictures import draw_results, write_picture
 
 if TYPE_CHECKING:
@@ -31,7 +35,8 @@ def predict(config: PredictConfig) -> dict[str, int]:
 
     With a detector, its boxes count, and the segmenter, if given, outlines what is in them; the
     score is the detector's. With class embeddings, a detector with an open vocabulary looks for
-    their classes. Without a detector, the ground-truth boxes of a dataset prompt the segmenter.
+    their classes. Without a detector, the segmenter outlines what points mark, or everything, or
+    what is in the ground-truth boxes of a dataset; the score is its estimate of the IoU.
     On pictures that are no dataset, ``predictions/images.json`` says which id is which file.
 
     Returns:
@@ -46,10 +51,15 @@ def predict(config: PredictConfig) -> dict[str, int]:
     folder = config.out / "predictions"
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: holds predictions already: choose another --out")
+    marks = None if config.points is None else read_marks(config.points)
     models = _Models.load(config)
-    datasets = _datasets(config, models)
-    results = {name: models.predict(dataset, config.batch) for name, dataset in datasets.items()}
-    write_predictions(folder, results, models.card())
+    datasets = _datasets(config, models, marks)
+    if marks is not None:
+        marks = _placed(config, marks, datasets)
+    results = {
+        name: models.predict(name, dataset, config, marks) for name, dataset in datasets.items()
+    }
+    write_predictions(folder, results, models.card(config))
     if PICTURES in datasets:
         _write_image_list(folder / "images.json", datasets[PICTURES])
     if config.overlays:
@@ -102,24 +112,32 @@ class _Models:
             from toolkit.segment import Segmenter
 
             segmenter = Segmenter.load(config.segmenter, config.device)
+            _check_asked(config, segmenter)
         return cls(detector, segmenter)
 
-    def predict(self, dataset: Dataset, batch: int) -> list[Result]:
-        """Results on every picture of a dataset, in its order."""
+    def predict(
+        self, name: str, dataset: Dataset, config: PredictConfig, marks: Marks | None
+    ) -> list[Result]:
+        """Results on every picture of a dataset, in its order; ``name`` is for the notes."""
         if self.detector is None:
-            from toolkit.segment import predict_given_boxes
-
             assert self.segmenter is not None, "refused at the start"
-            return predict_given_boxes(self.segmenter, dataset)
+            return _ask(self.segmenter, name, dataset, config, marks)
         from toolkit.detect import predict_dataset
 
-        results = predict_dataset(self.detector, dataset, batch=batch)
-        return results if self.segmenter is None else self._outline(dataset, results)
+        results = predict_dataset(self.detector, dataset, batch=config.batch)
+        if self.segmenter is None:
+            return results
+        return _sure(name, self._outline(dataset, results), config.min_iou, "boxes")
 
-    def card(self) -> PredictionCard:
+    def card(self, config: PredictConfig) -> PredictionCard:
         """Where the results come from."""
+        boxes: Boxes = "ground truth" if self.detector is None else "detector"
+        if config.points is not None:
+            boxes = "points"
+        if config.everything:
+            boxes = "everything"
         return PredictionCard(
-            boxes="ground truth" if self.detector is None else "detector",
+            boxes=boxes,
             masks=self.segmenter is not None,
             detector="" if self.detector is None else self.detector.description,
             segmenter="" if self.segmenter is None else f"SAM {self.segmenter.architecture}",
@@ -139,11 +157,67 @@ class _Models:
             outlines = outlines_on(self.segmenter, image, prompts)
             for entry, outline in zip(found, outlines, strict=True):
                 rle = rle_from_region(outline.region, image.height, image.width)
-                outlined.append({**entry, "segmentation": rle})
+                outlined.append({**entry, "segmentation": rle, "predicted_iou": outline.clipped})
         return outlined
 
 
-def _datasets(config: PredictConfig, models: _Models) -> dict[str, Dataset]:
+def _check_asked(config: PredictConfig, segmenter: Segmenter) -> None:
+    """Refuse points, and everything, of a segmenter that knows no points."""
+    try:
+        if config.everything:
+            from toolkit.segment.everything import check_everything
+
+            check_everything(segmenter)
+        elif config.points is not None:
+            segmenter.check_points()
+    except InputError as error:
+        raise InputError(f"{config.segmenter}: {error}") from error
+
+
+def _ask(
+    segmenter: Segmenter, name: str, dataset: Dataset, config: PredictConfig, marks: Marks | None
+) -> list[Result]:
+    """What a segmenter alone outlines."""
+    if config.everything:
+        from toolkit.segment.everything import Everything, has_three_masks, predict_everything
+
+        assert config.segmenter is not None, "refused with the configuration"
+        several = has_three_masks(config.segmenter, segmenter)
+        what = Everything(config.points_per_side, config.min_iou, config.min_stability, several)
+        return predict_everything(segmenter, dataset, what)
+    if marks is not None:
+        from toolkit.segment.marked import predict_marked
+
+        results = predict_marked(segmenter, dataset, marks)
+        asked = sum(len(marks.on(image.file_name)) for image in dataset.images)
+        if len(results) < asked:
+            note(f"{name}: {asked - len(results)} of {asked} prompts left out: empty mask")
+        return _sure(name, results, config.min_iou, "outlines")
+    from toolkit.segment import predict_given_boxes
+
+    return predict_given_boxes(segmenter, dataset)
+
+
+def _sure(name: str, results: list[Result], min_iou: float, what: str) -> list[Result]:
+    """Those whose estimated IoU is high enough; a note counts the others."""
+    kept = [result for result in results if result["predicted_iou"] >= min_iou]
+    if len(kept) < len(results):
+        note(
+            f"{name}: {len(results) - len(kept)} of {len(results)} {what} rejected: the segmenter "
+            f"estimates their IoU below {min_iou:g}"
+        )
+    return kept
+
+
+def _placed(config: PredictConfig, marks: Marks, datasets: dict[str, Dataset]) -> Marks:
+    """Marks that lie on the pictures, each with its category."""
+    images = {image.file_name: image for each in datasets.values() for image in each.images}
+    splits = "" if PICTURES in datasets else f" (splits {', '.join(datasets)})"
+    marks.check(images, f"{config.source}{splits}")
+    return marks.of_categories(next(iter(datasets.values())).categories)
+
+
+def _datasets(config: PredictConfig, models: _Models, marks: Marks | None) -> dict[str, Dataset]:
     """What to predict on, by the name of its results file."""
     if (config.source / CARD).is_file():
         folder = DatasetFolder.open(config.source, config.fold)
@@ -157,11 +231,15 @@ def _datasets(config: PredictConfig, models: _Models) -> dict[str, Dataset]:
             for dataset in datasets.values():
                 where = f"{config.embeddings}", f"{config.source}"
                 check_classes(models.detector.names, dataset.categories, *where)
+        for dataset in datasets.values() if config.everything else ():
+            if len(dataset.categories) != 1:
+                raise InputError(
+                    f"{config.source}: has {len(dataset.categories)} categories, and nothing says "
+                    "of which one a thing is that no prompt asked for: convert with "
+                    "--classes single, or give pictures"
+                )
         return datasets
-    if models.detector is None:
-        raise InputError(
-            f"{config.source}: is no dataset, so there are no boxes to outline: give --detector"
-        )
+    categories = _categories(config, models, marks)
     paths = _pictures(config.source)
     root = config.source if config.source.is_dir() else config.source.parent
     images = []
@@ -169,7 +247,21 @@ def _datasets(config: PredictConfig, models: _Models) -> dict[str, Dataset]:
         height, width = read_image(path).shape[:2]
         name = path.relative_to(root).as_posix()
         images.append(Image(name, path, width, height, source=name, id=number))
-    return {PICTURES: Dataset(root.name, tuple(models.detector.names), tuple(images))}
+    return {PICTURES: Dataset(root.name, categories, tuple(images))}
+
+
+def _categories(config: PredictConfig, models: _Models, marks: Marks | None) -> tuple[str, ...]:
+    """What can be found on pictures that are no dataset."""
+    if models.detector is not None:
+        return tuple(models.detector.names)
+    if marks is not None:
+        return marks.categories()
+    if config.everything:
+        return (OBJECT,)
+    raise InputError(
+        f"{config.source}: is no dataset, so there are no boxes to outline: give --detector, "
+        "--points or --everything"
+    )
 
 
 def _pictures(source: Path) -> list[Path]:

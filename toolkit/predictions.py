@@ -4,13 +4,14 @@
 
     RUN/predictions/
       val.json test.json                COCO results: image_id, category_id, bbox, score
-                                        [, segmentation]
+                                        [, segmentation, predicted_iou]
       val_images.csv test_images.csv    of a classifier: file_name, then one probability per
                                         class, "good" first
       card.yaml                         what prompted and what predicted
 
-``segmentation`` is compressed RLE. A result whose box came from the ground truth carries the
-``annotation_id`` that it answers.
+``segmentation`` is compressed RLE. What a SAM outlined carries ``predicted_iou``, its own estimate
+of the mask's IoU with the truth, 0 to 1, which no figure rests on. A result whose box came from the
+ground truth carries the ``annotation_id`` that it answers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,9 @@ _FILE_NAME = "file_name"
 _SCORE = "score"
 
 _NEEDED = ("image_id", "category_id", "bbox", "score")
+
+Boxes: TypeAlias = Literal["detector", "ground truth", "points", "everything", "none"]
+"""Where boxes come from; see ``PredictionCard``."""
 
 _ROUNDING = 1e-3
 """How far from 1 a row of probabilities may add up to: somebody may have written three digits."""
@@ -55,6 +59,7 @@ class Result(_Required, total=False):
     """One detection in the form of COCO results; ``bbox`` is ``[x, y, width, height]``."""
 
     segmentation: Rle
+    predicted_iou: float
     annotation_id: int
 
 
@@ -64,12 +69,14 @@ class PredictionCard:
 
     Attributes:
         boxes: "detector"; "ground truth" where the right boxes were given as prompts, so that
-            only the outlines were predicted; "none" where whole images were judged.
+            only the outlines were predicted; "points" where points marked what to outline;
+            "everything" where a segmenter outlined all that it saw; "none" where whole images were
+            judged.
         masks: whether results carry masks.
         detector, segmenter, classifier: one line each on the models; empty where there was none.
     """
 
-    boxes: Literal["detector", "ground truth", "none"]
+    boxes: Boxes
     masks: bool
     detector: str = ""
     segmenter: str = ""

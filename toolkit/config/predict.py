@@ -20,7 +20,11 @@ from toolkit.known_weights import CLIP
 
 
 class PredictConfig(Config):
-    """Find defects with a detector, outline them with a segmenter, write COCO results."""
+    """Find defects with a detector, outline them with a segmenter, write COCO results.
+
+    A segmenter alone outlines what is in the ground-truth boxes of a dataset, what points mark, or
+    everything.
+    """
 
     source: Path
     """Dataset folder, a folder of pictures, or one picture."""
@@ -29,7 +33,7 @@ class PredictConfig(Config):
     detector: Path | None = None
     """Run of `finetune yolo`, or "starter", which finds "defect" on pictures that it has never been
     trained for; with embeddings also an official file (yolov8s-worldv2.pt); without one,
-    ground-truth boxes prompt the segmenter."""
+    ground-truth boxes prompt the segmenter, or points, or everything."""
     embeddings: Path | None = None
     """What to look for, with a detector whose vocabulary is open (an official file, "starter", a
     run with --open-vocabulary): a .yaml file of phrases, which needs the weights of CLIP, or a
@@ -39,6 +43,22 @@ class PredictConfig(Config):
     file."""
     segmenter: Path | None = None
     """Run of `finetune sam`, or "starter"; without one, predictions are boxes."""
+    points: Path | None = None
+    """Without a detector: CSV file of the points that mark objects, for a segmenter that has learnt
+    points: file_name,prompt,x,y and, where wanted, label (1 inside, 0 outside) and category; rows
+    with the same prompt on a picture mark one object."""
+    everything: bool = False
+    """Without a detector: outline everything, from a grid of points (segment-anything's automatic
+    masks), with a SAM or MobileSAM that has learnt points; what is found has no class."""
+    points_per_side: Annotated[int, Field(gt=0, le=512)] = 32
+    """For everything: points of the grid along each side of a picture."""
+    min_stability: Fraction = 0.95
+    """For everything: least IoU of the masks at logits 1 above and 1 below the threshold; the
+    default fits the official models, 0 keeps all."""
+    min_iou: Fraction = 0.0
+    """Lowest IoU, as the segmenter estimates it (predicted_iou), that is kept; 0 keeps all. Choose
+    it on val: for points and everything the score is that estimate, so the threshold that `toolkit
+    evaluate` chooses is one; with a detector, compare a few with `toolkit evaluate --split val`."""
     fold: NotNegative | None = None
     """Fold of the dataset, where it has folds."""
     splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
@@ -68,6 +88,28 @@ class PredictConfig(Config):
     def _somebody_looks(self) -> PredictConfig:
         if self.embeddings is not None and self.detector is None:
             raise ValueError("embeddings: say what a detector looks for: give --detector with them")
+        return self
+
+    @model_validator(mode="after")
+    def _segmenter_is_asked_one_way(self) -> PredictConfig:
+        ways = {"points": self.points is not None, "everything": self.everything}
+        for name in (name for name, asked in ways.items() if asked):
+            if self.segmenter is None:
+                raise ValueError(f"{name}: a segmenter outlines them: give --segmenter RUN")
+            if self.detector is not None:
+                raise ValueError(f"{name}: take the place of a detector: leave --detector out")
+        if all(ways.values()):
+            raise ValueError("everything: needs no points: give one of --points and --everything")
+        if not self.everything and (self.points_per_side != 32 or self.min_stability != 0.95):
+            name = "points_per_side" if self.points_per_side != 32 else "min_stability"
+            raise ValueError(f"{name}: is for everything: give --everything, or leave it out")
+        if self.min_iou and self.segmenter is None:
+            raise ValueError("min_iou: a segmenter estimates it: give --segmenter RUN")
+        if self.min_iou and self.detector is None and not any(ways.values()):
+            raise ValueError(
+                "min_iou: every ground-truth box has to be answered, so none can be left out: "
+                "give a detector, points or everything"
+            )
         return self
 
     @model_validator(mode="after")

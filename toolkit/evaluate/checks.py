@@ -15,7 +15,7 @@ import numpy as np
 from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
 from converters.rle import are_filled
-from toolkit.predictions import ImageProbabilities, PredictionCard, Result, boxes_of
+from toolkit.predictions import Boxes, ImageProbabilities, PredictionCard, Result, boxes_of
 
 
 def check_results(dataset: Dataset, results: Sequence[Result], where: str) -> None:
@@ -115,6 +115,11 @@ def are_boxes_given(results: Sequence[Result], card: PredictionCard | None) -> b
     """Whether the right boxes were given: the card says so, or a result says which it answers."""
     on_card = card is not None and card.boxes == "ground truth"
     return on_card or any("annotation_id" in result for result in results)
+
+
+def boxes_from(card: PredictionCard | None) -> Boxes:
+    """Where boxes that were found come from: what the card says, else a detector."""
+    return card.boxes if card is not None and card.boxes in ("points", "everything") else "detector"
 
 
 def why_no_masks(

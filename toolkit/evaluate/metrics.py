@@ -82,8 +82,7 @@ class Protocol:
             may show one photograph, which is the unit of the bootstrap.
         labels: images per image-level label (``Dataset.image_labels``), "good" first; the
             bootstrap keeps these counts.
-        boxes: "detector", "ground truth" where the right boxes were given, "none" where whole
-            images were judged, or "maps" where score maps alone were given.
+        boxes: as of ``PredictionCard``, or "maps" where score maps alone were given.
         iou: IoU from which a detection counts as found in F1; None where there are none.
         resamples, seed: of the bootstrap.
         interval: one line on its method.

@@ -25,6 +25,7 @@ from toolkit.evaluate.bootstrap import Samples, divide, ratio
 from toolkit.evaluate.boundary import boundary_f1, boundary_sums
 from toolkit.evaluate.checks import (
     are_boxes_given,
+    boxes_from,
     check_answers,
     check_results,
     why_no_masks,
@@ -139,7 +140,7 @@ def score_parts(parts: Sequence[Part], rules: Rules, card: PredictionCard | None
     dataset = join(tuple(part.dataset for part in parts))
     results = [result for part in parts for result in part.results]
     boxes_given = are_boxes_given(results, card)
-    boxes = "ground truth" if boxes_given else "detector"
+    boxes = "ground truth" if boxes_given else boxes_from(card)
     sheet = open_sheet(dataset, rules, boxes, len(parts))
     no_masks = why_no_masks(dataset, results, card)
     if boxes_given:

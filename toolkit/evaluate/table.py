@@ -70,8 +70,13 @@ def _heading(metrics: Metrics) -> str:
     protocol = metrics.protocol
     fold = "" if protocol.fold is None else f" fold {protocol.fold}"
     shown = "" if protocol.photographs == protocol.images else f"{protocol.photographs} surfaces, "
-    whole = {"none": "whole images", "maps": "score maps"}
-    boxes = whole.get(protocol.boxes, f"boxes from the {protocol.boxes}")
+    others = {
+        "none": "whole images",
+        "maps": "score maps",
+        "points": "outlines of what points marked",
+        "everything": "outlines of everything",
+    }
+    boxes = others.get(protocol.boxes, f"boxes from the {protocol.boxes}")
     return (
         f"{protocol.dataset}{fold} {protocol.split}: {protocol.images} images "
         f"({shown}{protocol.good_images} good), {protocol.instances} instances; "

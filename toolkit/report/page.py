@@ -136,11 +136,13 @@ def _view(
     galleries: Sequence[tuple[Gallery, Sequence[Shown]]],
 ) -> RunView:
     course = training(run.log)
+    boxes = run.metrics.protocol.boxes
     with_masks = run.kind == "detector" and "mask.AP50" in run.metrics.figures
+    does = "detector with masks" if with_masks else run.kind
     return RunView(
         run=run,
         letter=letter,
-        does=KINDS["detector with masks" if with_masks else run.kind],
+        does=KINDS[boxes if boxes in ("points", "everything") else does],
         scored=_scored(run),
         warning=disagreement(run, matches),
         charts=run_charts(run, matches),

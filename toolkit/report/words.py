@@ -169,6 +169,8 @@ KINDS = {
     "detector": "finds defects",
     "detector with masks": "finds and outlines defects",
     "outlines": "outlines defects in boxes that were given",
+    "points": "outlines what points mark",
+    "everything": "outlines everything",
     "classifier": "judges whole pictures",
     "maps": "scores every pixel",
 }

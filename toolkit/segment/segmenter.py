@@ -158,6 +158,11 @@ class Outline(NamedTuple):
     estimate: float
     logits: FloatArray
 
+    @property
+    def clipped(self) -> float:
+        """The estimate, 0 to 1."""
+        return float(np.clip(self.estimate, 0, 1))
+
     def mask(self, height: int, width: int) -> BinaryMask:
         """The mask in the frame of the image, shape (height, width)."""
         (x, y, w, h), crop = self.region
@@ -233,11 +238,8 @@ class Segmenter:
             InputError: a prompt lies outside the image, the model has never learnt what points
                 mean, or memory is too small.
         """
-        if prompts.points is not None and not self.usage.points:
-            raise InputError(
-                f"points: this SAM {self.architecture} has been trained with boxes alone: "
-                "fine-tune it with --prompts box,point, or give boxes"
-            )
+        if prompts.points is not None:
+            self.check_points()
         prompts.check(*image.shape[:2])
         with memory_told(self.sam.device, "smaller pictures (or cut them into tiles)"):
             yield from outlines(
@@ -248,6 +250,18 @@ class Segmenter:
                 image.shape[0],
                 image.shape[1],
                 several=self.usage.several,
+            )
+
+    def check_points(self) -> None:
+        """Refuse a model that does not know what points mean.
+
+        Raises:
+            InputError: it has been trained with boxes alone.
+        """
+        if not self.usage.points:
+            raise InputError(
+                f"points: this SAM {self.architecture} has been trained with boxes alone: "
+                "fine-tune it with --prompts box,point, or give boxes"
             )
 
 
@@ -385,8 +399,9 @@ def predict_given_boxes(segmenter: Segmenter, dataset: Dataset) -> list[Result]:
                     "image_id": image.id,
                     "category_id": dataset.category_id(instance.category),
                     "bbox": [float(value) for value in instance.box],
-                    "score": float(np.clip(outline.estimate, 0, 1)),
+                    "score": outline.clipped,
                     "segmentation": rle_from_region(outline.region, image.height, image.width),
+                    "predicted_iou": outline.clipped,
                     "annotation_id": instance.id,
                 }
             )
