@@ -322,4 +322,4 @@ def test_one_process_in_a_job_of_slurm_trains_alone(tmp_path, monkeypatch):
     for name, value in {"NTASKS": "4", "JOB_NAME": "job", "JOB_ID": "1", "PROCID": "2"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert fit(LineTask([0.1] * 4), _schedule(), _run(tmp_path)).epoch == 4
+    assert fit(LineTask([0.1] * 4), _schedule(), _run(tmp_path / "run")).epoch == 4
