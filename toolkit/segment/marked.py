@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from converters.dataset import Dataset
+from converters.dataset import Dataset, Image
 from converters.geometry import rle_from_region
 from converters.rle import tight_boxes
 from toolkit.console import track
 from toolkit.marks import Mark, Marks
 from toolkit.predictions import Result
-from toolkit.segment.prompts import NOTHING
-from toolkit.segment.segmenter import Prompts, Segmenter, outlines_on
+from toolkit.segment.segmenter import Outline, Prompts, Segmenter, outlines_on
 
 
 def predict_marked(segmenter: Segmenter, dataset: Dataset, marks: Marks) -> list[Result]:
@@ -35,10 +33,7 @@ def predict_marked(segmenter: Segmenter, dataset: Dataset, marks: Marks) -> list
     results: list[Result] = []
     for image in track(dataset.images, "outlining", len(dataset.images)):
         asked = marks.on(image.file_name)
-        if not asked:
-            continue
-        outlines = outlines_on(segmenter, image, point_prompts(asked))
-        for mark, outline in zip(asked, outlines, strict=True):
+        for mark, outline in zip(asked, outlines_of(segmenter, image, asked), strict=True):
             if not outline.region[1].any():
                 continue
             rle = rle_from_region(outline.region, image.height, image.width)
@@ -55,12 +50,20 @@ def predict_marked(segmenter: Segmenter, dataset: Dataset, marks: Marks) -> list
     return results
 
 
-def point_prompts(marks: Sequence[Mark]) -> Prompts:
-    """Marks on one picture as prompts of one call: rows with fewer points say nothing more."""
-    most = max(len(mark.points) for mark in marks)
-    points = np.zeros((len(marks), most, 2))
-    labels: npt.NDArray[np.int64] = np.full((len(marks), most), NOTHING)
+def outlines_of(segmenter: Segmenter, image: Image, marks: Sequence[Mark]) -> list[Outline]:
+    """What each of the marks on a picture means, whatever else is marked there.
+
+    Those of as many points go in one call, which encodes the picture. Rows filled up with points
+    that say nothing would all go in one, but such points move the answer a little, and a mark would
+    be outlined in another way beside a mark of more points.
+    """
+    alike: dict[int, list[int]] = {}
     for k, mark in enumerate(marks):
-        points[k, : len(mark.points)] = mark.points
-        labels[k, : len(mark.labels)] = mark.labels
-    return Prompts(points=points, labels=labels)
+        alike.setdefault(len(mark.points), []).append(k)
+    found: dict[int, Outline] = {}
+    for numbers in alike.values():
+        points = np.stack([marks[k].points for k in numbers])
+        labels = np.stack([marks[k].labels for k in numbers])
+        prompts = Prompts(points=points, labels=labels)
+        found.update(zip(numbers, outlines_on(segmenter, image, prompts), strict=True))
+    return [found[k] for k in range(len(marks))]

@@ -23,9 +23,8 @@ from toolkit.predict import _Models, predict
 from toolkit.predictions import PredictionCard, read_card, read_results, write_predictions
 from toolkit.segment import Segmenter, finetune_sam
 from toolkit.segment.everything import Everything, everything_on, has_three_masks
-from toolkit.segment.marked import point_prompts
 from toolkit.segment.model import ARCHITECTURES, Architecture, build_sam
-from toolkit.segment.segmenter import exact_prompts
+from toolkit.segment.segmenter import Prompts, exact_prompts
 
 HEADER = ["file_name", "prompt", "x", "y", "label", "category"]
 
@@ -131,13 +130,15 @@ def test_a_prompt_is_all_its_points_and_gets_its_own_category(data, run, tmp_pat
         [image.file_name, "a", 20, 25.5, 1, "scratch"],
         [image.file_name, "b", 60, 10, 0, "spot"],
     ]
-    marks = read_marks(_write(tmp_path / "points.csv", rows))
-    prompts = point_prompts(marks.on(image.file_name))
-    assert prompts.points.tolist() == [[[30, 30], [60, 10]], [[20, 25.5], [0, 0]]]
-    assert prompts.labels.tolist() == [[1, 0], [1, -1]]
-    _predict(data, tmp_path / "o", segmenter=run, points=tmp_path / "points.csv")
+    points = _write(tmp_path / "points.csv", rows)
+    _predict(data, tmp_path / "o", segmenter=run, points=points)
     found = read_results(tmp_path / "o/predictions/test.json")
-    expected = list(Segmenter.load(run, "cpu").outline(read_image(image.path), prompts))
+    segmenter, pixels = Segmenter.load(run, "cpu"), read_image(image.path)
+    alone = (
+        Prompts(points=np.array([[[30, 30], [60.0, 10]]]), labels=np.array([[1, 0]])),
+        Prompts(points=np.array([[[20, 25.5]]])),
+    )
+    expected = [outline for prompts in alone for outline in segmenter.outline(pixels, prompts)]
     categories = [2, 1]
     kept = [k for k in range(2) if expected[k].region[1].any()]
     assert kept and [r["category_id"] for r in found] == [categories[k] for k in kept]
