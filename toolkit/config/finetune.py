@@ -220,7 +220,7 @@ class FinetuneSamConfig(Config):
     (0.99, or 0.999 for thousands of steps); 0 keeps the weights themselves."""
     prompts: tuple[Literal["box", "point", "box+point"], ...] = ("box",)
     """What it is asked by in training, one kind per step, drawn evenly: box, point (anywhere on the
-    defect), box+point; validation asks by the first."""
+    defect), box+point; the first chooses the best epoch."""
     box_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Standard deviation of the noise on box corners, as a share of the side; at most 20 px."""
     clicks: Annotated[int, Field(ge=0, le=16)] = 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.dataset import GOOD, Image
+from converters.dataset import GOOD, Image, Instance
 from toolkit.evaluate.verdicts import auroc
 from toolkit.segment.cache import EmbeddingCache
 from toolkit.segment.data import (
@@ -33,13 +34,16 @@ from toolkit.segment.segmenter import encode_views, exact_prompts, outlines
 from toolkit.segment.views import View, views_of
 from toolkit.training import memory_told
 
+Answer: TypeAlias = tuple[float | None, float]
+"""IoU of an outline with the truth, None where the prompt holds nothing, and its estimate."""
+
 
 @dataclass(frozen=True)
 class Prompting:
     """How defects are prompted in training.
 
     Attributes:
-        kinds: what first prompts are made of; validation uses the first of them.
+        kinds: what first prompts are made of; the first of them chooses the best epoch.
         jitter: standard deviation of the noise on box corners, as a share of the side.
         clicks: corrective clicks after the first answer, one at a time, each with a new answer
             that starts from the one before.
@@ -164,36 +168,43 @@ class SamTask:
     def validate(self) -> dict[str, float]:
         """Mean IoU over the val instances, from exact boxes or careful clicks, in image pixels.
 
-        Where there are prompts that hold nothing, also the AUROC of the estimated IoU between
-        prompts on defects and these.
+        ``val_iou`` is of the first kind of prompts, ``val_iou_KIND`` of each other. Where there are
+        prompts that hold nothing, also the AUROC of the estimated IoU between prompts of the first
+        kind on defects and these.
         """
         if self._cache is not None:
             self._cache.report()
-        ious: list[float] = []
-        estimates: list[tuple[bool, float]] = []
-        for image, instances in self._val:
-            embed = partial(self._embed_views, image)
-            asked = exact_prompts(instances, self._prompting.kinds[0])
-            found = outlines(
-                self.model,
-                self._zoom,
-                embed,
-                asked,
-                image.height,
-                image.width,
-                several=self._prompting.several,
-            )
-            for outline, instance in zip(found, instances, strict=True):
-                holds = instance.category != GOOD
-                estimates.append((holds, outline.estimate))
-                if holds:
-                    mask = outline.mask(image.height, image.width)
-                    truth = instance.to_mask(image.height, image.width)
-                    ious.append(np.count_nonzero(mask & truth) / np.count_nonzero(mask | truth))
-        metrics = {"val_iou": float(np.mean(ious))}
-        if not all(holds for holds, _ in estimates):
-            metrics["val_rejection_auroc"] = _auroc(estimates)
+        first, *others = self._prompting.kinds
+        answers = [each for image, some in self._val for each in self._answers(image, some, first)]
+        metrics = {"val_iou": _mean_iou(answers)}
+        if any(iou is None for iou, _ in answers):
+            metrics["val_rejection_auroc"] = _auroc(answers)
+        for kind in others:
+            defects = [(image, _defects(some)) for image, some in self._val if _defects(some)]
+            found = [each for image, some in defects for each in self._answers(image, some, kind)]
+            metrics[f"val_iou_{kind}"] = _mean_iou(found)
         return metrics
+
+    def _answers(
+        self, image: Image, instances: Sequence[Instance], kind: PromptKind
+    ) -> Iterator[Answer]:
+        """What the model says to exact prompts of a kind on one image."""
+        found = outlines(
+            self.model,
+            self._zoom,
+            partial(self._embed_views, image),
+            exact_prompts(instances, kind),
+            image.height,
+            image.width,
+            several=self._prompting.several,
+        )
+        for outline, instance in zip(found, instances, strict=True):
+            iou = None
+            if instance.category != GOOD:
+                mask = outline.mask(image.height, image.width)
+                truth = instance.to_mask(image.height, image.width)
+                iou = np.count_nonzero(mask & truth) / np.count_nonzero(mask | truth)
+            yield iou, outline.estimate
 
     def _embed(self, batch: Batch) -> Tensor:
         if batch.pixels:
@@ -227,10 +238,9 @@ def frozen_views(
         for prompts in (material.train, material.train_negatives):
             for _, (image, _), views in frozen_views_of(prompts, window, count):
                 found |= {(image.file_name, view): image for view in views}
-    window = zoom_for(kinds[0], zoom)
-    for image, instances in by_image([*material.val, *material.val_negatives]):
-        views, _ = views_of([i.box for i in instances], image.height, image.width, window)
-        found |= {(image.file_name, view): image for view in views}
+        for image, instances in by_image([*material.val, *material.val_negatives]):
+            views, _ = views_of([i.box for i in instances], image.height, image.width, window)
+            found |= {(image.file_name, view): image for view in views}
     return [(image, view) for (_, view), image in found.items()]
 
 
@@ -289,10 +299,18 @@ def _joined(points: Points, more: Points) -> Points:
     return torch.cat([points[0], more[0]], dim=1), torch.cat([points[1], more[1]], dim=1)
 
 
-def _auroc(estimates: Sequence[tuple[bool, float]]) -> float:
+def _defects(instances: Sequence[Instance]) -> list[Instance]:
+    return [instance for instance in instances if instance.category != GOOD]
+
+
+def _mean_iou(answers: Sequence[Answer]) -> float:
+    return float(np.mean([iou for iou, _ in answers if iou is not None]))
+
+
+def _auroc(answers: Sequence[Answer]) -> float:
     """Chance that a prompt on a defect has a higher estimate than one on nothing."""
-    holds = np.array([held for held, _ in estimates], dtype=np.int64)
-    scores = np.array([estimate for _, estimate in estimates])
+    holds = np.array([iou is not None for iou, _ in answers], dtype=np.int64)
+    scores = np.array([estimate for _, estimate in answers])
     return float(auroc(holds, scores, np.ones((1, len(scores))))[0])
 
 

@@ -173,6 +173,10 @@ def test_every_way_of_asking_trains_validates_resumes_and_predicts(
     (_, last) = _log(run)
     assert np.isfinite(last["loss"]) and 0 <= last["val_iou"] <= 1
     assert ("val_rejection_auroc" in last) == ("negatives" in options)
+    others = options.get("prompts", ("box",))[1:]
+    assert {name for name in last if name.startswith("val_iou_")} == {
+        f"val_iou_{kind}" for kind in others
+    }
 
     other = finetune_sam(_config(data, tmp_path / "other", epochs=1, **options))
     content = (other.root / "config.yaml").read_text()
