@@ -141,14 +141,16 @@ class DenseBoxPromptEncoder(PromptEncoder):  # type: ignore[misc]
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """As ``PromptEncoder.forward``; a mask prompt, where given, takes the filled box's place.
+        """As ``PromptEncoder.forward``; a mask prompt is shown in the filled box.
 
-        Logits become -1 for outside to 1 for inside, as a filled box has them.
+        Logits become -1 for outside to 1 for inside, as a filled box has them. With a box, the mean
+        of both is shown: 1 is in the mask, -1 outside of the box, and what is around 0 the box has
+        beside the mask. Without the box, answers that started from a mask lost what the box says.
         """
-        if masks is not None:
-            masks = torch.tanh(masks / 2)
-        elif boxes is not None:
-            masks = self.fill(boxes)
+        shown = [] if masks is None else [torch.tanh(masks / 2)]
+        if boxes is not None:
+            shown.append(self.fill(boxes))
+        masks = torch.stack(shown).mean(0) if shown else None
         sparse, dense = super().forward(points, boxes, masks)
         return sparse, dense
 

@@ -148,6 +148,20 @@ def test_nano_is_shown_the_filled_box(nano):
     assert filled[0, 0] == filled[column, row] == -1
 
 
+def test_nano_is_shown_an_earlier_mask_in_the_filled_box(nano, monkeypatch):
+    shown = []
+    monkeypatch.setattr(nano.prompt_encoder, "_embed_masks", lambda m: shown.append(m) or m)
+    box = torch.tensor([[32.0, 32.0, 96.0, 96.0]])
+    logits = torch.full((1, 1, 64, 64), -30.0)
+    logits[:, :, 20:40, 20:40] = 30.0
+    nano.prompt_encoder(None, box, logits)
+    assert [shown[0][0, 0, k, k].item() for k in (5, 17, 30)] == [-1, 0, 1]
+    nano.prompt_encoder((torch.zeros(1, 1, 2), torch.ones(1, 1)), None, logits)
+    assert [shown[1][0, 0, k, k].item() for k in (5, 17, 30)] == [-1, -1, 1]
+    nano.prompt_encoder((torch.zeros(1, 1, 2), torch.ones(1, 1)), None, None)
+    assert len(shown) == 2
+
+
 def test_nano_is_small_and_fits_its_description(nano):
     assert sum(p.numel() for p in nano.parameters()) < 3e6
     a = ARCHITECTURES["nano"]
