@@ -187,9 +187,13 @@ class Detector:
         input_shape: tuple[int, int],
         image_shape: tuple[int, int],
     ) -> sv.Detections:
+        boxes = self._boxes(rows[:, :4].copy(), input_shape, image_shape)
+        # What lies in the padding alone is cut to a line at the picture's edge, and is nothing.
+        seen = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        boxes, rows = boxes[seen], rows[seen]
         classes = rows[:, 5].astype(int)
         return sv.Detections(
-            xyxy=self._boxes(rows[:, :4].copy(), input_shape, image_shape),
+            xyxy=boxes,
             confidence=rows[:, 4],
             class_id=classes,
             data={"class_name": np.array(self.names, dtype=object)[classes]},

@@ -35,7 +35,7 @@ SAME = 0.7
 """IoU of boxes from which the less sure of two outlines is left out, as in the library."""
 
 POINTS_PER_CALL = 64
-PIXELS_PER_CALL = 2**27
+MASK_PIXELS_PER_CALL = 2**27
 """Most points, and most pixels of all their masks, that are decoded at once: 512 MiB of logits."""
 
 
@@ -112,7 +112,7 @@ def predict_everything(segmenter: Segmenter, dataset: Dataset, what: Everything)
 def everything_on(sam: Sam, image: RgbImage, what: Everything) -> list[tuple[Rle, float]]:
     """Masks on one picture, with the estimate of their IoU, 0 to 1, surest first."""
     height, width = image.shape[:2]
-    at_once = PIXELS_PER_CALL // (height * width * (3 if what.several else 1))
+    at_once = MASK_PIXELS_PER_CALL // (height * width * (3 if what.several else 1))
     generator = _Generator(
         sam,
         what.several,

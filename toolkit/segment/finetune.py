@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from converters.dataset import Image
+from converters.dataset import Dataset, Image
 from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.config import FinetuneSamConfig
@@ -47,7 +47,7 @@ FREE_ON_RESUME = (
 
 
 def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
-    """Fine-tune SAM with box prompts and predict val and test from their ground-truth boxes.
+    """Fine-tune SAM with prompts and predict val and test from their ground-truth boxes.
 
     Several devices share each batch, a process each; so do the processes that ``torchrun`` started.
 
@@ -68,7 +68,8 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
 def _finetune(config: FinetuneSamConfig, device: torch.device, here: Place) -> RunFolder:
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
-    material = _material(folder, config)
+    train, val = folder.read("train"), folder.read("val")
+    material = _material(folder, train, val, config)
     sam, config = _starting_point(config)
     usage = _usage(config)
     learns, schedule = _plan(config)
@@ -91,7 +92,7 @@ def _finetune(config: FinetuneSamConfig, device: torch.device, here: Place) -> R
         learns=learns,
         batch=config.batch // here.world,
         repeat=config.repeat,
-        factors=_factors(folder, config),
+        factors=_factors(train, config),
         criterion=Criterion(config.loss),
         cache=None if encoder_learns(learns) else _cache(sam, views, config, here),
         cache_views=config.cache_views,
@@ -118,21 +119,25 @@ def _cache(
     return cache
 
 
-def _material(folder: DatasetFolder, config: FinetuneSamConfig) -> Material:
+def _material(
+    folder: DatasetFolder, train: Dataset, val: Dataset, config: FinetuneSamConfig
+) -> Material:
     """What it learns from, and what chooses the best epoch."""
-    train, val = _prompts(folder, "train"), _prompts(folder, "val")
+    prompts = [_prompts(folder, name, split) for name, split in (("train", train), ("val", val))]
     if not config.negatives:
-        return Material(train, val)
+        return Material(*prompts)
     # More than an epoch shows, so that none is learnt by heart.
-    counts = {"train": 2 * len(train), "val": len(val)}
-    held = {split: negative_prompts(folder.read(split), count) for split, count in counts.items()}
-    for split, found in held.items():
+    held = [
+        negative_prompts(train, 2 * len(prompts[0])),
+        negative_prompts(val, len(prompts[1])),
+    ]
+    for split, found in zip(("train", "val"), held, strict=True):
         if not found:
             raise InputError(
                 f"{folder.annotations(split)}: has no place of a defect's size without a defect, "
                 "which negatives need: leave negatives out, or add good pictures"
             )
-    return Material(train, val, held["train"], held["val"])
+    return Material(*prompts, *held)
 
 
 def _usage(config: FinetuneSamConfig) -> Usage:
@@ -143,9 +148,8 @@ def _usage(config: FinetuneSamConfig) -> Usage:
     return Usage(context, points, config.multimask)
 
 
-def _factors(folder: DatasetFolder, config: FinetuneSamConfig) -> dict[str, float]:
+def _factors(train: Dataset, config: FinetuneSamConfig) -> dict[str, float]:
     """How often each training picture comes, by name."""
-    train = folder.read("train")
     names = (image.file_name for image in train.images)
     return dict(zip(names, picture_factors(train, config.sampling), strict=True))
 
@@ -211,9 +215,8 @@ def _plan(config: FinetuneSamConfig) -> tuple[Learns, Schedule]:
     )
 
 
-def _prompts(folder: DatasetFolder, split: str) -> list[Prompt]:
+def _prompts(folder: DatasetFolder, split: str, dataset: Dataset) -> list[Prompt]:
     """The instances of a split that have masks."""
-    dataset = folder.read(split)
     prompts = masked_prompts(dataset)
     total = sum(dataset.count_instances().values())
     if not prompts:

@@ -222,8 +222,7 @@ class Segmenter:
         masks = np.zeros((len(prompts), height, width), dtype=np.bool_)
         estimates = np.zeros(len(prompts), dtype=np.float32)
         for number, found in enumerate(self.outline(image, prompts)):
-            (x, y, w, h), crop = found.region
-            masks[number, int(y) : int(y + h), int(x) : int(x + w)] = crop
+            masks[number] = found.mask(height, width)
             estimates[number] = found.estimate
         return masks, estimates
 

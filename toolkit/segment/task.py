@@ -77,8 +77,8 @@ class SamTask:
     """Prompts in, outlines out; a ``toolkit.training.Task``.
 
     With a frozen encoder every view is encoded once and its embedding kept in half precision
-    (2 MiB for the official sizes), on disk or in memory: see ``EmbeddingCache``. With a learning
-    one, every view of every batch is encoded.
+    (2 MiB for SAM's official sizes, 8 for SAM 2), on disk or in memory: see ``EmbeddingCache``.
+    With a learning one, every view of every batch is encoded.
     """
 
     def __init__(

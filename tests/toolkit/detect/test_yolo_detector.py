@@ -66,6 +66,16 @@ def test_boxes_come_back_to_the_pixels_of_the_picture(eager: RunModel) -> None:
     assert tall.xyxy[0].tolist() == pytest.approx([25, 12.5, 50, 37.5])
 
 
+def test_what_lies_in_the_padding_is_no_detection(eager: RunModel) -> None:
+    detector = _fixed(eager, [32, 4, 20, 4, 0.9, 0], [32, 16, 20, 4, 0.8, 0])
+
+    # 100 x 20 becomes 64 x 13 of the input, with 9 rows of padding above it
+    (found,) = detector([_noise(0, 20, 100)])
+
+    assert found.confidence is not None and found.confidence.tolist() == pytest.approx([0.8])
+    assert (found.xyxy[:, 2:] > found.xyxy[:, :2]).all()
+
+
 def test_a_box_suppresses_others_of_its_own_class_alone(eager: RunModel) -> None:
     same = _fixed(eager, [32, 32, 20, 20, 0.9, 0], [33, 32, 20, 20, 0.8, 0])
     other = _fixed(eager, [32, 32, 20, 20, 0.9, 0], [33, 32, 20, 20, 0, 0.8])

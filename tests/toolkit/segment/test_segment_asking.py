@@ -19,23 +19,14 @@ from toolkit.images import read_image
 from toolkit.segment import Segmenter, finetune_sam
 from toolkit.segment.data import ImageStore, Sampler, masked_prompts
 from toolkit.segment.losses import SAM_LOSSES
-from toolkit.segment.model import ARCHITECTURES, Architecture, build_sam
+from toolkit.segment.model import build_sam
 from toolkit.segment.negatives import negative_prompts
 from toolkit.segment.segmenter import exact_prompts
 from toolkit.segment.task import batch_losses
 from toolkit.segment.usage import Usage, read_usage
 from toolkit.segment.views import zoomed_view
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    """A nano that trains in seconds; threads only slow down so small a model."""
-    sizes = Architecture(64, 8, 32, 2, 2, (1,), 4, 32, 64, dense_boxes=True, zoom=2.0)
-    monkeypatch.setitem(ARCHITECTURES, "nano", sizes)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 
 
 def _config(data, out, **options):

@@ -23,21 +23,13 @@ from toolkit.predict import _Models, predict
 from toolkit.predictions import PredictionCard, read_card, read_results, write_predictions
 from toolkit.segment import Segmenter, finetune_sam
 from toolkit.segment.everything import Everything, everything_on, has_three_masks
-from toolkit.segment.model import ARCHITECTURES, Architecture, build_sam
+from toolkit.segment.model import build_sam
 from toolkit.segment.segmenter import Prompts, exact_prompts
 
 HEADER = ["file_name", "prompt", "x", "y", "label", "category"]
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    """A nano that trains in seconds; threads only slow down so small a model."""
-    sizes = Architecture(64, 8, 32, 2, 2, (1,), 4, 32, 64, dense_boxes=True, zoom=2.0)
-    monkeypatch.setitem(ARCHITECTURES, "nano", sizes)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 
 
 @pytest.fixture
