@@ -21,6 +21,11 @@ SamName: TypeAlias = Literal[
 ]
 """Segmenters: ours, MobileSAM (vit_t), SAM, SAM 2 and SAM 2.1."""
 
+ResNetName: TypeAlias = Literal[
+    "resnet18", "resnet34", "resnet50", "wide_resnet50_2", "wide_resnet101_2"
+]
+"""Classifiers: torchvision's ResNets."""
+
 WORLD = "yolov8-worldv2"
 """YOLO-World v2, which looks for classes by their embeddings."""
 

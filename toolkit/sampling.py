@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from converters.dataset import Dataset
 
-Sampling: TypeAlias = Literal["uniform", "repeat-factor"]
-"""All pictures alike, or those of rare classes more often."""
+Sampling: TypeAlias = Literal["uniform", "repeat-factor", "balanced"]
+"""All pictures alike, those of rare classes more often, or all classes alike."""
 
 
 def picture_factors(train: Dataset, sampling: Sampling) -> list[float]:
@@ -21,6 +21,16 @@ def picture_factors(train: Dataset, sampling: Sampling) -> list[float]:
     "repeat-factor" is LVIS' rule: see ``repeat_factors``.
     """
     return repeat_factors(train) if sampling == "repeat-factor" else [1.0] * len(train.images)
+
+
+def class_factors(labels: npt.NDArray[np.int64]) -> list[float]:
+    """Factors that show all classes alike, in epochs as long as those that show pictures alike.
+
+    Args:
+        labels: of the items, shape (n,).
+    """
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return [float(factor) for factor in len(labels) / (len(counts) * counts[inverse])]
 
 
 def repeat_factors(dataset: Dataset, threshold: float | None = None) -> list[float]:

@@ -70,9 +70,13 @@ class Classifier:
         squares = np.stack([letterbox(image, self.image_size) for image in images])
         return self.classify_squares(squares)
 
+    def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Logits, before the temperature, of letterboxed pictures; shape (n, classes)."""
+        return predict_logits(self._model, pixels)
+
     def classify_squares(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """The same for pictures that were letterboxed, shape (n, image_size, image_size, 3)."""
         # In double precision: 1 - p(good) of sure good pictures would otherwise round to equal.
-        logits = predict_logits(self._model, pixels).astype(np.float64)
+        logits = self.logits(pixels).astype(np.float64) / self._description.temperature
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)

@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 from torchvision.models import ResNet
 
 from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
 from converters.folder import DatasetFolder
-from toolkit.classify.classifier import Classifier
 from toolkit.classify.data import Pictures, Sampler, read_pictures
+from toolkit.classify.finish import finish
+from toolkit.classify.generate import FEATURE_GENERATORS
+from toolkit.classify.labels import labelled_part
 from toolkit.classify.model import build_resnet
 from toolkit.classify.task import ClassifierTask, balance
-from toolkit.classify.weights import COMMAND, PRETRAIN, load_backbone
-from toolkit.config import FinetuneClassifierConfig
+from toolkit.classify.weights import COMMAND, PRETRAIN, Description, load_backbone
+from toolkit.config import AdaptConfig, FinetuneClassifierConfig
 from toolkit.console import note
-from toolkit.predictions import ImageProbabilities, PredictionCard, write_probabilities
 from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder, refuse_other_fold
-from toolkit.sampling import picture_factors
+from toolkit.sampling import class_factors, picture_factors
 from toolkit.starter import is_pretrained
-from toolkit.training import Schedule, fit, shared_run
+from toolkit.training import Schedule, fit, packed, shared_run, whole_model
 
-FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track")
+FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track", "pictures")
+
+TRAINED = "trained.safetensors"
+"""The network as it was trained, in ``checkpoints/``, where its head is then made anew."""
 
 
 def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
@@ -45,15 +50,21 @@ def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
     return train_in_processes("toolkit.classify:finetune_classifier", config, _finetune)
 
 
-def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Place) -> RunFolder:
+def _check_batch(config: FinetuneClassifierConfig, here: Place) -> None:
     if config.batch < 2 * here.world:
         raise InputError(
             f"batch: {config.batch} pictures leave one for each of {here.world} processes, too few "
             f"for batch normalisation: give {2 * here.world} or more"
         )
+
+
+def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Place) -> RunFolder:
+    _check_batch(config, here)
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
     datasets = _read_splits(folder)
+    if config.labels is not None:
+        datasets["train"] = labelled_part(datasets["train"], config.labels, config.seed)
     classes = (GOOD, *datasets["train"].categories)
     model, config = _starting_point(config, classes)
     schedule = _plan(config)
@@ -63,23 +74,95 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
         )
         for split, dataset in datasets.items()
     }
+    outliers = _outliers(config, datasets)
     run = shared_run(here, config.out, COMMAND, config, FREE_ON_RESUME, resume=config.resume)
-    if here.leads:
-        run.write_model(
-            {
-                "architecture": config.model,
-                "classes": list(classes),
-                "image_size": config.image_size,
-            }
-        )
-    factors = picture_factors(datasets["train"], config.sampling)
+    if config.adapt is not None:
+        model = _adapted(config, run, classes, device, here)
+    train = _grown(config, run, pictures["train"], classes, device, here)
+    factors = _factors(config, datasets["train"], train)
     shared = config.model_copy(update={"batch": config.batch // here.world})
-    task = _task(shared, model.to(device), pictures["train"], pictures["val"], factors)
-    progress = fit(task, schedule, run, resume=config.resume)
+    task = _task(shared, model.to(device), train, pictures["val"], factors, outliers)
+    on_features = config.generate in FEATURE_GENERATORS
+    kept = trained_encoder if on_features else whole_model
+    progress = fit(task, schedule, run, resume=config.resume, kept=kept)
     note(f"best: epoch {progress.best_epoch}, val score {progress.best_score:.4f}")
     if here.leads:
-        _predict(run, datasets, pictures, str(device))
+        description = Description(config.model, classes, config.image_size)
+        if on_features:
+            from toolkit.classify.generate.head import grow_head
+
+            description = grow_head(config, run, description, pictures, device)
+        finish(config, run, description, datasets, pictures, device)
     return run
+
+
+def _outliers(config: FinetuneClassifierConfig, datasets: Mapping[str, Dataset]) -> Pictures | None:
+    """Pictures of anything else, none of them of the dataset."""
+    if config.outliers is None:
+        return None
+    from toolkit.classify.outliers import read_outliers
+
+    return read_outliers(
+        config.outliers, datasets, config.image_size, workers=config.workers, seed=config.seed
+    )
+
+
+def _adapted(
+    config: FinetuneClassifierConfig,
+    run: RunFolder,
+    classes: tuple[str, ...],
+    device: torch.device,
+    here: Place,
+) -> ResNet:
+    """The model, adapted from the source in a run of its own inside this one."""
+    from toolkit.adapt import adapt_within
+
+    assert config.source is not None and config.adapt is not None
+    adapted = adapt_within(
+        AdaptConfig(
+            data=config.data,
+            source=config.source,
+            out=run.root / "adapted",
+            method=config.adapt,
+            fold=config.fold,
+            labels=config.labels,
+            model=config.model,
+            weights=config.weights,
+            image_size=config.image_size,
+            resume=True,
+            device=config.device,
+            workers=config.workers,
+            seed=config.seed,
+        ),
+        device,
+        here,
+    )
+    model, _ = load_backbone(str(adapted.root), config.model, classes)
+    return model
+
+
+def _grown(
+    config: FinetuneClassifierConfig,
+    run: RunFolder,
+    train: Pictures,
+    classes: tuple[str, ...],
+    device: torch.device,
+    here: Place,
+) -> Pictures:
+    """The train pictures, and those that a generator makes of rare classes after them."""
+    if config.generate is None or config.generate in FEATURE_GENERATORS:
+        return train
+    from toolkit.classify.generate.pictures import grown_pictures
+
+    return grown_pictures(config, run, train, classes, device, here)
+
+
+def _factors(config: FinetuneClassifierConfig, dataset: Dataset, train: Pictures) -> list[float]:
+    """How often an epoch shows each train picture; those that were made follow the others."""
+    if config.sampling == "balanced":
+        return class_factors(train.labels)
+    made = len(train.labels) - len(dataset.images)
+    return picture_factors(dataset, config.sampling) + [1.0] * made
 
 
 def _read_splits(folder: DatasetFolder) -> dict[str, Dataset]:
@@ -148,16 +231,19 @@ def _task(
     train: Pictures,
     val: Pictures,
     factors: Sequence[float],
+    outliers: Pictures | None,
 ) -> ClassifierTask:
     sampler = Sampler(
         train,
         batch=config.batch,
         repeat=config.repeat,
         factors=factors,
-        augment=config.augment,
+        augment=bool(config.augment),
         seed=config.seed,
     )
-    weights = balance(train.labels, model.fc.out_features) if config.class_weights else None
+    weights = (
+        None if config.class_weights == "none" else balance(train.labels, model.fc.out_features)
+    )
     return ClassifierTask(
         model,
         train,
@@ -169,21 +255,6 @@ def _task(
     )
 
 
-def _predict(
-    run: RunFolder, datasets: Mapping[str, Dataset], pictures: Mapping[str, Pictures], device: str
-) -> None:
-    """Classify val and test with the best checkpoint."""
-    classifier = Classifier.load(run.root, device)
-    probabilities = {
-        split: ImageProbabilities(
-            classifier.classes,
-            tuple(image.file_name for image in dataset.images),
-            classifier.classify_squares(pictures[split].pixels),
-        )
-        for split, dataset in datasets.items()
-        if split != "train"
-    }
-    card = PredictionCard(
-        boxes="none", masks=False, classifier=f"{classifier.architecture} {classifier.image_size}"
-    )
-    write_probabilities(run.predictions, probabilities, card)
+def trained_encoder(model: nn.Module) -> dict[str, bytes]:
+    """A model as the file ``TRAINED``: a run is not finished before its head is."""
+    return {TRAINED: packed(model.state_dict())}

@@ -5,17 +5,31 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, cast, get_args
 
 from torch import nn
-from torchvision.models import ResNet, resnet18, resnet34, resnet50
+from torchvision.models import (
+    ResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
 
-Architecture: TypeAlias = Literal["resnet18", "resnet34", "resnet50"]
-"""Depths that are known."""
+from toolkit.architectures import ResNetName
+
+Architecture: TypeAlias = ResNetName
 
 Learns: TypeAlias = Literal["all", "layer4", "head"]
 """What learns: everything, the last stage and the head, or the head alone."""
 
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
-_BUILDERS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}
+_BUILDERS = {
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "wide_resnet50_2": wide_resnet50_2,
+    "wide_resnet101_2": wide_resnet101_2,
+}
 
 
 def build_resnet(architecture: Architecture, classes: int) -> ResNet:

@@ -12,8 +12,9 @@ Checkpoints of ours hold torchvision's parameter names, so that a run opens in p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torchvision.models import ResNet
@@ -46,11 +47,20 @@ class Description:
         architecture: of the network.
         classes: of its outputs, "good" first.
         image_size: side of the square that it sees, in pixels.
+        temperature: that its logits are divided by.
+        head: what stands in the place of the last linear layer, as ``build_head`` takes it; None
+            for that layer itself.
     """
 
     architecture: Architecture
     classes: tuple[str, ...]
     image_size: int
+    temperature: float = 1.0
+    head: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the file."""
+        return asdict(self)
 
 
 def load_backbone(
@@ -118,7 +128,11 @@ def _read_description(run: RunFolder) -> Description:
     content = read_json(path)
     try:
         description = Description(
-            content["architecture"], tuple(content["classes"]), int(content["image_size"])
+            content["architecture"],
+            tuple(content["classes"]),
+            int(content["image_size"]),
+            float(content.get("temperature", 1.0)),
+            content.get("head"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: does not describe a classifier: fine-tune again") from error

@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Any
 from toolkit.config.base import Config, build, to_yaml
 
 if TYPE_CHECKING:
+    from toolkit.config.classifier import AdaptConfig, FinetuneClassifierConfig
     from toolkit.config.data import BalanceConfig, CheckConfig, ConvertConfig, SynthConfig
     from toolkit.config.evaluate import CompareConfig, EvaluateConfig, ReportConfig, ScoringConfig
     from toolkit.config.export import ExportConfig
-    from toolkit.config.finetune import (
-        FinetuneClassifierConfig,
-        FinetuneSamConfig,
-        FinetuneYoloConfig,
-    )
+    from toolkit.config.finetune import FinetuneSamConfig, FinetuneYoloConfig
     from toolkit.config.predict import DemoConfig, PredictConfig
     from toolkit.config.pretrain import (
         PretrainClassifierConfig,
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from toolkit.config.weights import WeightsGetConfig, WeightsListConfig, WeightsVerifyConfig
 
 __all__ = [
+    "AdaptConfig",
     "BalanceConfig",
     "CheckConfig",
     "CompareConfig",
@@ -63,6 +61,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdaptConfig": "classifier",
+    "FinetuneClassifierConfig": "classifier",
     "BalanceConfig": "data",
     "CheckConfig": "data",
     "ConvertConfig": "data",
@@ -72,7 +72,6 @@ _HOMES = {
     "ReportConfig": "evaluate",
     "ScoringConfig": "evaluate",
     "ExportConfig": "export",
-    "FinetuneClassifierConfig": "finetune",
     "FinetuneSamConfig": "finetune",
     "FinetuneYoloConfig": "finetune",
     "DemoConfig": "predict",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from toolkit.architectures import WORLD, is_transformer
+from toolkit.architectures import WORLD, ResNetName, is_transformer
 from toolkit.config.base import (
     Config,
     Devices,
@@ -97,7 +97,7 @@ class PretrainSamConfig(PretrainConfig):
 class PretrainClassifierConfig(PretrainConfig):
     """Pretrain a ResNet on procedural defects without end."""
 
-    model: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    model: ResNetName = "resnet18"
     """Architecture."""
     classes: Literal["kinds", "defect"] = "kinds"
     """Tell the kinds of defects apart, or only defective pictures from good ones."""

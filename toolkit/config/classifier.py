@@ -1,0 +1,216 @@
+"""Configurations of the image-level head and of what feeds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from toolkit.architectures import ResNetName
+from toolkit.config.base import (
+    Config,
+    Devices,
+    ImageSize,
+    NotNegative,
+    NotNegativeNumber,
+    Positive,
+    Trackers,
+)
+
+Augmentation = Literal["flip", "turn", "rotate", "light", "autoaugment"]
+"""A random change of training pictures: mirrored, turned by 90°, turned a little and zoomed,
+brighter or darker, or the policy that AutoAugment found on ImageNet."""
+
+AdaptMethod = Literal["adversarial", "mmd"]
+"""How features of two domains are made alike."""
+
+GeneratorName = Literal["smote", "autoencoder", "lro", "dac", "ecrt"]
+"""Who makes samples of rare classes."""
+
+
+class FinetuneClassifierConfig(Config):
+    """Fine-tune a ResNet (torchvision) to say "good" or which defect for the whole picture."""
+
+    data: Path
+    """Dataset folder."""
+    out: Path
+    """Run folder to make, or to go on with (resume)."""
+    fold: NotNegative | None = None
+    """Fold to train on, where the dataset has folds."""
+    labels: Positive | None = None
+    """Train pictures of each defect class whose labels may be used, drawn by the seed; the others
+    are left out, but for domain adaptation, which takes them without labels. Good pictures and val
+    stay whole."""
+    model: ResNetName = "resnet18"
+    """Architecture, with weights "none"; otherwise the weights' own."""
+    weights: str = "none"
+    """"none" (random), "starter" (ours, resnet18), a file of torchvision (resnet18-f37072fd.pth), a
+    .safetensors file with the same parameter names, or a run folder, of `toolkit adapt` too."""
+    source: str | None = None
+    """Where labelled pictures of another kind come from, to adapt from before fine-tuning (adapt):
+    a dataset folder, or "synth" for procedural pictures."""
+    adapt: AdaptMethod | None = None
+    """Adapt from the source first, as `toolkit adapt` does with its defaults: adversarial (gradient
+    reversal) or mmd (maximum mean discrepancy and pseudo labels)."""
+    train: Literal["all", "layer4", "head"] = "all"
+    """What learns: everything, the last stage and the head, or the head alone."""
+    epochs: Positive | None = None
+    """Passes over the training pictures; by default 30, from random weights 80."""
+    batch: Annotated[int, Field(ge=2)] = 32
+    """Pictures per batch, of all devices together."""
+    accumulate: Positive = 1
+    """Batches per optimiser step, which follows the mean of their gradients; batch normalisation
+    sees one batch of one device at a time."""
+    image_size: ImageSize = 128
+    """Side of the square that the network sees; longer sides are resized to it, the rest padded."""
+    optimizer: Literal["AdamW", "Adam", "SGD"] = "AdamW"
+    """Optimiser; SGD has a momentum of 0.9."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak rate; by default, with AdamW and Adam, all 1e-4, layer4 3e-4, head 1e-3, all from random
+    weights 1e-3, all from starters 3e-4; with SGD a hundred times that of all, layer4 and head
+    0.01."""
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """How the rate falls: as a cosine to 0, to a tenth whenever the val score has stood still for a
+    third of the patience, or never."""
+    weight_decay: NotNegativeNumber = 1e-4
+    """Weight decay."""
+    augment: tuple[Augmentation, ...] = ("flip", "turn", "rotate", "light")
+    """Random changes of training pictures: flip, turn (by 90°), rotate (a little, and zoom), light,
+    autoaugment; "" for none. Leave out what makes a good part a defective one."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 10.0
+    """Largest angle of rotate, in degrees."""
+    mixup: NotNegativeNumber = 0.0
+    """Mix pictures of a batch in pairs, and their labels alike, by shares from Beta(mixup, mixup);
+    0 mixes none, 0.2 is usual."""
+    loss: Literal["cross-entropy", "focal"] = "cross-entropy"
+    """Loss; focal gives less weight to what is sure already."""
+    focal_gamma: NotNegativeNumber = 2.0
+    """For focal: exponent."""
+    class_weights: Literal["inverse", "effective", "none"] = "inverse"
+    """Weigh the loss by the classes' inverse frequency, at most ten to one; by their effective
+    number of pictures, which grows slower than the number; or alike."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    repeat: Positive = 1
+    """Times each training picture counts in an epoch; more on tiny datasets, for fewer, longer
+    epochs between validations."""
+    sampling: Literal["uniform", "repeat-factor", "balanced"] = "uniform"
+    """Show all training pictures alike, those of rare classes more often (LVIS' rule), or all
+    classes alike."""
+    generate: GeneratorName | None = None
+    """Make more samples of rare classes: of features, on which the head is then trained once more
+    (smote, dac, ecrt), or of pictures, before training (autoencoder, lro)."""
+    generate_to: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What rare classes are grown to, as a share of the most frequent one."""
+    outliers: str | None = None
+    """Pictures of anything else, on which the network learns to be undecided (outlier exposure): a
+    folder of pictures, a dataset folder (its train), or "synth" for procedural ones."""
+    outlier_weight: NotNegativeNumber = 0.5
+    """Weight of that in the loss."""
+    calibrate: bool = True
+    """Divide logits by a temperature that fits val best, so that probabilities are as sure as they
+    are right; verdicts stay."""
+    pictures: bool = True
+    """Also draw what the network sees into pictures/: its features in two dimensions, and where on
+    held-out pictures its verdicts come from."""
+    patience: Positive | None = None
+    """Epochs without a better val score before stopping; by default a third of all, at least 10."""
+    resume: bool = False
+    """Go on from the last whole checkpoint of the run folder."""
+    device: Devices = "auto"
+    """auto, cpu, mps, cuda, cuda:N, or several (cuda:0,cuda:1) that share each batch."""
+    workers: NotNegative = 2
+    """Threads that load images."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
+    seed: NotNegative = 0
+    """Seed of everything random."""
+
+    @model_validator(mode="after")
+    def _something_was_learnt(self) -> FinetuneClassifierConfig:
+        if self.weights == "none" and self.train != "all" and self.adapt is None:
+            raise ValueError(
+                f"train: {self.train} leaves random weights as they are: give weights, or train all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_depends_on_another_field_has_it(self) -> FinetuneClassifierConfig:
+        if (self.source is None) != (self.adapt is None):
+            given, lacks = ("adapt", "source") if self.source is None else ("source", "adapt")
+            raise ValueError(f"{given}: needs the other one, too: give --{lacks}")
+        for name, needs, there in (
+            ("focal_gamma", "--loss focal", self.loss == "focal"),
+            ("generate_to", "--generate", self.generate is not None),
+            ("outlier_weight", "--outliers", self.outliers is not None),
+            ("rotation", "--augment rotate", "rotate" in self.augment),
+        ):
+            if not there and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: nothing depends on it: give {needs}, or leave it out")
+        if len(set(self.augment)) < len(self.augment):
+            raise ValueError("augment: give each change once")
+        return self
+
+
+class AdaptConfig(Config):
+    """Teach an encoder a poor data set by a rich one (domain adaptation).
+
+    The run is a starting point (weights) for fine-tuning.
+    """
+
+    data: Path
+    """Dataset folder: the target, whose train pictures are learnt from, its val only looked at."""
+    source: str
+    """Where labelled pictures of another kind come from: a dataset folder (its train), or "synth"
+    for procedural pictures."""
+    out: Path
+    """Run folder to make, or to go on with (resume)."""
+    method: AdaptMethod = "mmd"
+    """adversarial: a discriminator that shall not tell domains apart, through gradient reversal;
+    mmd: maximum mean discrepancy with several kernels, and pseudo labels."""
+    fold: NotNegative | None = None
+    """Fold of the target, where it has folds."""
+    source_fold: NotNegative | None = None
+    """Fold of the source, where it has folds."""
+    labels: NotNegative | None = None
+    """Train pictures of each defect class of the target whose labels may be used, drawn by the
+    seed; 0 uses no label at all, not even that of good ones; by default all."""
+    model: str = "resnet18"
+    """Encoder, with weights "none": a ResNet; otherwise the weights' own."""
+    weights: str = "none"
+    """"none" (random), "starter", a file of torchvision, or a run folder."""
+    weight: Annotated[float, Field(ge=0)] | None = None
+    """Weight of what makes the domains alike; by default adversarial 1, mmd 0.1."""
+    pseudo_weight: NotNegativeNumber = 0.1
+    """For mmd: weight of the pseudo labels."""
+    confidence: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """For mmd: least probability, averaged over the views, of a pseudo label."""
+    views: Annotated[int, Field(ge=1, le=16)] = 3
+    """For mmd: random views of a picture that vote for its pseudo label."""
+    epochs: Positive = 50
+    """Passes over the target's train pictures."""
+    steps: Positive | None = None
+    """Optimiser steps in all, instead of epochs."""
+    batch: Annotated[int, Field(ge=4)] = 32
+    """Pictures per step, of each domain."""
+    image_size: ImageSize = 128
+    """Side of the square that the target's pictures are seen at."""
+    source_image_size: ImageSize | None = None
+    """The same for the source's; by default that of the target."""
+    optimizer: Literal["AdamW", "SGD"] = "SGD"
+    """Optimiser; SGD has a momentum of 0.9."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak rate; by default SGD 0.01, AdamW 3e-4."""
+    weight_decay: NotNegativeNumber = 5e-4
+    """Weight decay."""
+    resume: bool = False
+    """Go on from the last whole checkpoint of the run folder."""
+    device: Devices = "auto"
+    """auto, cpu, mps, cuda, cuda:N, or several that share each batch."""
+    workers: NotNegative = 2
+    """Threads that load images."""
+    track: Trackers = ()
+    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
+    seed: NotNegative = 0
+    """Seed of everything random."""
