@@ -16,7 +16,7 @@ from toolkit.classify.data import Pictures, Sampler, read_pictures
 from toolkit.classify.finish import finish
 from toolkit.classify.generate import FEATURE_GENERATORS
 from toolkit.classify.labels import labelled_part
-from toolkit.classify.losses import ClassifierLoss, weigh
+from toolkit.classify.losses import ClassifierLoss, balance
 from toolkit.classify.model import build_resnet
 from toolkit.classify.task import ClassifierTask
 from toolkit.classify.weights import ADAPT, COMMAND, PRETRAIN, Description, load_backbone
@@ -251,18 +251,17 @@ def _task(
         seed=config.seed,
         outliers=outliers,
     )
-    loss = ClassifierLoss(
-        weigh(train.labels, factors, model.fc.out_features, config.class_weights),
-        config.label_smoothing,
-        config.focal_gamma if config.loss == "focal" else 0.0,
-    )
+    weights = None
+    if config.class_weights != "none":
+        weights = balance(train.labels, model.fc.out_features, factors, config.class_weights)
+    gamma = config.focal_gamma if config.loss == "focal" else 0.0
     return ClassifierTask(
         model,
         train,
         val,
         sampler,
         learns=config.train,
-        loss=loss,
+        loss=ClassifierLoss(weights, config.label_smoothing, gamma),
         mixup=config.mixup,
         outlier_weight=config.outlier_weight,
     )

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from toolkit.classify.data import Labels
 
-ClassWeights: TypeAlias = Literal["inverse", "effective", "none"]
-"""By the inverse of how often classes are shown, of their effective number of pictures, or alike;
-see ``weigh``."""
+ClassWeights: TypeAlias = Literal["inverse", "effective"]
+"""By the inverse of how often classes are shown, or of their effective number of pictures; see
+``balance``."""
 
 LARGEST_WEIGHT = 10.0
 """With "inverse", a class counts at most this many times as much per picture as the most frequent
@@ -57,11 +57,8 @@ class ClassifierLoss:
         """
         logarithms = logits.float().log_softmax(dim=1)
         classes = logits.shape[1]
-        weights = (
-            torch.ones(classes, device=logits.device)
-            if self.weights is None
-            else (self.weights.to(logits.device))
-        )
+        weights = torch.ones(classes) if self.weights is None else self.weights
+        weights = weights.to(logits.device)
         smooth = targets * (1 - self.smoothing) + self.smoothing / classes
         terms = -weights * smooth * logarithms
         if self.gamma:
@@ -87,9 +84,12 @@ def shares(labels: Tensor, classes: int) -> Tensor:
     return F.one_hot(labels, classes).float()
 
 
-def weigh(
-    labels: Labels, factors: Sequence[float], classes: int, rule: ClassWeights
-) -> Tensor | None:
+def balance(
+    labels: Labels,
+    classes: int,
+    factors: Sequence[float] | None = None,
+    rule: ClassWeights = "inverse",
+) -> Tensor:
     """Weights of the classes in the loss, by how many of their pictures an epoch shows.
 
     "inverse" is one over that number, capped at ``LARGEST_WEIGHT``. "effective" is one over the
@@ -98,17 +98,15 @@ def weigh(
 
     Args:
         labels: of train, shape (n,).
-        factors: how often an epoch shows each picture, on average: what sampling balances, weights
-            do not balance once more.
         classes: how many there are.
+        factors: how often an epoch shows each picture, on average: what sampling balances, weights
+            do not balance once more. Once each, where not given.
         rule: which weights.
 
     Returns:
-        float32, shape (classes,), with mean 1 over the pictures that an epoch shows, 0 for a class
-        without any; None for "none".
+        float32, shape (classes,), with mean 1 over the pictures that an epoch shows; 0 for a class
+        without any.
     """
-    if rule == "none":
-        return None
     counts = np.bincount(labels, weights=factors, minlength=classes)
     known = counts > 0
     weights = np.zeros(classes)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import ResNet
 
-from toolkit.classify.data import DEVIATION, Batch, Pictures, Sampler, to_input
+from toolkit.classify.data import DEVIATION, Batch, Labels, Pictures, Sampler, to_input
 from toolkit.classify.losses import ClassifierLoss, shares, undecided
 from toolkit.classify.model import Learns, freeze, set_training
 
@@ -108,26 +108,33 @@ class ClassifierTask:
         return pictures * contrast + brightness
 
     def validate(self) -> dict[str, float]:
-        """Accuracies and class-balanced cross-entropy on val, and the score of the balanced ones.
-
-        On a few dozen val pictures many epochs are equally accurate, and the loss alone prefers
-        the timid ones; hence the accuracy counts, and of equals the lower loss.
-        """
+        """Figures of val: see ``val_scores``."""
         settle_batch_norm(self.model, self._typical)
-        logits = predict_logits(self.model, self._val.pixels)
-        labels = torch.from_numpy(self._val.labels)
-        losses = F.cross_entropy(torch.from_numpy(logits), labels, reduction="none").numpy()
-        right = logits.argmax(axis=1) == self._val.labels
-        present = np.unique(self._val.labels)
-        of_class = [self._val.labels == label for label in present]
-        accuracy = float(np.mean([right[own].mean() for own in of_class]))
-        loss = float(np.mean([losses[own].mean() for own in of_class]))
-        return {
-            "val_loss": loss,
-            "val_accuracy": float(right.mean()),
-            "val_balanced_accuracy": accuracy,
-            "val_score": accuracy - LOSS_SHARE * min(loss, 1 / LOSS_SHARE),
-        }
+        return val_scores(predict_logits(self.model, self._val.pixels), self._val.labels)
+
+
+def val_scores(logits: npt.NDArray[np.float32], labels: Labels) -> dict[str, float]:
+    """Accuracies and class-balanced cross-entropy on val, and the score of the balanced ones.
+
+    On a few dozen val pictures many epochs are equally accurate, and the loss alone prefers the
+    timid ones; hence the accuracy counts, and of equals the lower loss.
+
+    Args:
+        logits: shape (n, classes).
+        labels: shape (n,), at least one.
+    """
+    given, known = torch.from_numpy(logits), torch.from_numpy(labels)
+    losses = F.cross_entropy(given, known, reduction="none").numpy()
+    right = logits.argmax(axis=1) == labels
+    of_class = [labels == label for label in np.unique(labels)]
+    accuracy = float(np.mean([right[own].mean() for own in of_class]))
+    loss = float(np.mean([losses[own].mean() for own in of_class]))
+    return {
+        "val_loss": loss,
+        "val_accuracy": float(right.mean()),
+        "val_balanced_accuracy": accuracy,
+        "val_score": accuracy - LOSS_SHARE * min(loss, 1 / LOSS_SHARE),
+    }
 
 
 def _mixup(alpha: float) -> MixUp:
