@@ -86,15 +86,16 @@ class Process:
 
     def stop(self) -> None:
         """End it and what it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-        try:
+        self._signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_GRACE)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._signal(signal.SIGKILL)
+        self._process.wait()
         self._close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _close(self) -> None:
         if self._process.stdin is not None:
@@ -117,16 +118,18 @@ class Submitit:
                 'engine submitit: is not installed: pip install "defect-toolkit[cluster]"'
             ) from error
         self._folder = folder
-        self._executor: Any = submitit.AutoExecutor(folder.root / "cluster", cluster=plan.cluster)
         try:
+            self._executor: Any = submitit.AutoExecutor(
+                folder.root / "cluster", cluster=plan.cluster
+            )
             self._executor.update_parameters(**plan.submitit)
-        except (NameError, TypeError, ValueError) as error:  # what submitit raises for unknown ones
-            raise InputError(f"submitit: {error}: correct its parameters") from error
+        except (NameError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"submitit: {reason}: correct its parameters or cluster") from error
 
     def start(self, place: str) -> Task:
         """Submit the run of a place."""
-        folder = ExperimentFolder(self._folder.root.absolute())
-        job = self._executor.submit(OnCluster(folder.job(place), folder.log(place)))
+        job = self._executor.submit(OnCluster(self._folder.job(place), self._folder.log(place)))
         return _Submitted(self._folder, place, job)
 
 

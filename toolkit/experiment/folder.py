@@ -91,10 +91,10 @@ class ExperimentFolder:
         """
         for run in runs.values():
             job, folder = self.job(run.place), self.run(run.place)
-            if not job.is_file() or not folder.exists():
-                continue
-            begun = read_json(job)
-            if begun["digest"] == digest(run, runs):
+            begun = self.result(run.place)
+            if begun is None and job.is_file() and folder.exists():
+                begun = read_json(job)
+            if begun is None or begun["digest"] == digest(run, runs):
                 continue
             raise InputError(
                 f"{folder}: was begun {_difference(begun['identity'], run.identity())}: "

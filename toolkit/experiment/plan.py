@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from converters.errors import InputError
 from converters.folder import DatasetFolder, fold_numbers
 from toolkit import config as configs
 from toolkit.commands import COMMANDS
 from toolkit.config import Config, ExperimentPlan, build
+from toolkit.config.experiment import Learning
 
-STAGES = ("finetune classifier", "finetune yolo", "finetune sam", "adapt")
+STAGES = (*get_args(Learning), "adapt")
 """Commands that a variant may run."""
 
 _SET_HERE = ("data", "out", "fold", "seed", "resume")
@@ -61,7 +62,7 @@ class PlannedRun:
     @property
     def scored(self) -> bool:
         """Whether it is a row of the table, and not only a stage for others."""
-        return self.command.startswith("finetune ")
+        return self.command in get_args(Learning)
 
     def identity(self) -> dict[str, Any]:
         """What its figures follow from, apart from the run that it starts from."""
@@ -113,6 +114,7 @@ def plan_runs(plan: ExperimentPlan, where: str = "experiment") -> dict[str, Plan
             in the end, from itself.
     """
     order = _in_order(plan, where)
+    _check_baseline(plan, where)
     _check_grid(plan, where)
     folds = {name: _folds(plan, root) for name, root in plan.data.items()}
     runs: dict[str, PlannedRun] = {}
@@ -155,13 +157,27 @@ def _in_order(plan: ExperimentPlan, where: str) -> list[str]:
     for variant in order:
         after = plan.variants[variant].get("after")
         depths[variant] = 0 if after is None else depths[after] + 1
-    baseline = plan.baseline
-    if baseline is not None and baseline not in plan.variants:
+    return sorted(order, key=lambda variant: (depths[variant], ranks[variant]))
+
+
+def baseline_of(plan: ExperimentPlan) -> str:
+    """The variant that others are compared with."""
+    return next(iter(plan.variants)) if plan.baseline is None else plan.baseline
+
+
+def _check_baseline(plan: ExperimentPlan, where: str) -> None:
+    baseline = baseline_of(plan)
+    if baseline not in plan.variants:
         raise InputError(
             f"{where}: baseline: there is no variant {baseline!r}: "
             f"{nearest(baseline, plan.variants)}"
         )
-    return sorted(order, key=lambda variant: (depths[variant], ranks[variant]))
+    command, _ = _command(plan, where, baseline)
+    if command not in get_args(Learning):
+        raise InputError(
+            f"{where}: baseline: {baseline!r} runs `toolkit {command}`, which cannot be scored: "
+            "name another variant"
+        )
 
 
 def _check_grid(plan: ExperimentPlan, where: str) -> None:

@@ -83,12 +83,18 @@ def legend(table: Table) -> str:
             "minimised, those of val and test are the mean of -log of the probability of the true "
             "class."
         )
+    lacking = [
+        name
+        for name in table.figures
+        if all(row.figures[name] is None for group in table.groups for row in group.rows)
+    ]
+    absent = f" No finished run has {', '.join(lacking)}." if lacking and table.finished else ""
     return (
         f"{table.finished} of {table.planned} runs are finished. Figures are of test, pooled over "
         "folds and averaged over seeds, with a 95 % interval over photographs and seeds "
         f"({METHOD}; seeds drawn anew in each resample); Δ is the difference to "
         f"{table.baseline}, on the same resamples. Seconds are those of a run, with the runs that "
-        f"it starts from.{scores}"
+        f"it starts from.{scores}{absent}"
     )
 
 
@@ -115,11 +121,7 @@ def columns(table: Table, group: Group) -> list[Column]:
         found.append(Column(f"Δ {name}", cells, number=True))
     seconds = tuple(_NONE if row.seconds is None else f"{row.seconds:.0f}" for row in rows)
     found.append(Column("seconds", seconds, number=True))
-    return [
-        column
-        for column in found
-        if column.title in table.figures or any(cell != _NONE for cell in column.cells)
-    ]
+    return [column for column in found if any(cell != _NONE for cell in column.cells)]
 
 
 def _runs(row: Row) -> str:

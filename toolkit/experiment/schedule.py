@@ -52,9 +52,10 @@ def work_off(
     failed: set[str] = set()
     try:
         while waiting or going:
-            for name in [name for name, need in waiting.items() if need in failed]:
-                failed.add(name)
-                ended(name, Outcome(f"was not begun, because {waiting.pop(name)} failed"))
+            while barred := [name for name, need in waiting.items() if need in failed]:
+                for name in barred:
+                    failed.add(name)
+                    ended(name, Outcome(f"was not begun, because {waiting.pop(name)} failed"))
             ready = [
                 name for name, need in waiting.items() if need not in waiting and need not in going
             ]

@@ -23,7 +23,7 @@ from toolkit.evaluate.matching import SIZES
 from toolkit.evaluate.names import BOX, MASK_FOUND, MASK_PIXELS
 from toolkit.evaluate.sheet import Sheet
 from toolkit.experiment.folder import ExperimentFolder
-from toolkit.experiment.plan import PlannedRun, lineage, nearest
+from toolkit.experiment.plan import PlannedRun, baseline_of, lineage, nearest
 from toolkit.report.source import Record, read_log
 
 DEFAULT_FIGURES = {
@@ -152,15 +152,16 @@ def make_table(
         InputError: as of ``sheet_of``.
     """
     figures = wanted_figures(plan, str(folder.root))
-    baseline = plan.baseline or next(iter(plan.variants))
-    scored = sorted(
-        (run for run in runs.values() if run.scored), key=lambda run: (run.data, repr(run.grid))
-    )
+    baseline = baseline_of(plan)
     order = {name: number for number, name in enumerate(plan.variants)}
+    members: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in runs.values():
+        if run.scored:
+            members.setdefault((run.data, repr(run.grid)), []).append(run)
     groups = []
-    for (data, _), members in groupby(scored, key=lambda run: (run.data, repr(run.grid))):
+    for (data, _), unsorted in members.items():
         rows: dict[str, _Scored] = {}
-        of_group = sorted(members, key=lambda run: (run.variant != baseline, order[run.variant]))
+        of_group = sorted(unsorted, key=lambda run: (run.variant != baseline, order[run.variant]))
         for variant, own in groupby(of_group, key=lambda run: run.variant):
             rows[variant] = _Scored(plan, folder, list(own), runs)
         made = tuple(row.row(rows.get(baseline), figures) for row in rows.values())
