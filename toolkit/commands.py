@@ -164,6 +164,13 @@ COMMANDS: dict[str, Command] = {
         "comparison",
         ("first", "second"),
     ),
+    "experiment": Command(
+        "Run a baseline and its variants over folds and seeds, and make a table of them.",
+        "ExperimentConfig",
+        "toolkit.experiment:experiment",
+        "experimented",
+        ("experiment",),
+    ),
     "report": Command(
         "One HTML page about a run, or several side by side.",
         "ReportConfig",

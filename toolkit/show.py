@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ConvertConfig,
         DemoConfig,
         EvaluateConfig,
+        ExperimentConfig,
         ExportConfig,
         FinetuneClassifierConfig,
         FinetuneSamConfig,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from toolkit.detect.export import Exported
     from toolkit.detect.prompts import Prompts
     from toolkit.evaluate import Comparison, Metrics
+    from toolkit.experiment import Experiment
     from toolkit.runs import RunFolder
     from toolkit.segment.export import ExportedSegmenter
     from toolkit.weights_folder import Checked, Got, Listed
@@ -243,6 +245,18 @@ def comparison(config: CompareConfig, result: Comparison, *, as_json: bool) -> i
     else:
         print(result.to_markdown())
     return 0
+
+
+def experimented(config: ExperimentConfig, result: Experiment, *, as_json: bool) -> int:
+    """The table, and what went wrong; exit code 1 where a run failed."""
+    if as_json:
+        _json(result.to_json())
+    else:
+        print(result.to_markdown())
+        for place, error in result.failed.items():
+            _print(f"{place}: failed: {error} (see {result.root / 'jobs' / place}.log)")
+        _print(f"{result.root}: table.md, table.csv, table.html, results.json")
+    return 1 if result.failed else 0
 
 
 def reported(config: ReportConfig, result: Path, *, as_json: bool) -> int:

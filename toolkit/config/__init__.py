@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toolkit.config.classifier import AdaptConfig, FinetuneClassifierConfig
     from toolkit.config.data import BalanceConfig, CheckConfig, ConvertConfig, SynthConfig
     from toolkit.config.evaluate import CompareConfig, EvaluateConfig, ReportConfig, ScoringConfig
+    from toolkit.config.experiment import ExperimentConfig, ExperimentPlan
     from toolkit.config.export import ExportConfig
     from toolkit.config.finetune import FinetuneSamConfig, FinetuneYoloConfig
     from toolkit.config.predict import DemoConfig, PredictConfig
@@ -40,6 +41,8 @@ __all__ = [
     "ConvertConfig",
     "DemoConfig",
     "EvaluateConfig",
+    "ExperimentConfig",
+    "ExperimentPlan",
     "ExportConfig",
     "FinetuneClassifierConfig",
     "FinetuneSamConfig",
@@ -71,6 +74,8 @@ _HOMES = {
     "EvaluateConfig": "evaluate",
     "ReportConfig": "evaluate",
     "ScoringConfig": "evaluate",
+    "ExperimentConfig": "experiment",
+    "ExperimentPlan": "experiment",
     "ExportConfig": "export",
     "FinetuneSamConfig": "finetune",
     "FinetuneYoloConfig": "finetune",

@@ -33,6 +33,7 @@ from toolkit.evaluate.maps import add_maps
 from toolkit.evaluate.metrics import Figure, Metrics, Protocol, Threshold
 from toolkit.evaluate.rules import Rules
 from toolkit.evaluate.scoring import Part, open_for_maps, score, score_maps, score_parts
+from toolkit.evaluate.seeds import mean_difference, mean_figure
 from toolkit.evaluate.sheet import Sheet
 from toolkit.evaluate.sources import Source, read_detected
 from toolkit.evaluate.table import print_metrics
@@ -57,10 +58,13 @@ __all__ = [
     "Threshold",
     "compare",
     "evaluate",
+    "mean_difference",
+    "mean_figure",
     "print_metrics",
     "score",
     "score_maps",
     "score_probabilities",
+    "sheet_of",
 ]
 
 
@@ -113,10 +117,7 @@ def compare(config: CompareConfig) -> Comparison:
     Raises:
         InputError: as of ``evaluate``, or they are not on the same images.
     """
-    sheets = [
-        _sheet(config, config.fold, [Source.of(path, config.split) for path in paths])
-        for paths in (config.first, config.second)
-    ]
+    sheets = [sheet_of(config, paths) for paths in (config.first, config.second)]
     first, second = (
         "+".join(path.name or str(path) for path in paths)
         for paths in (config.first, config.second)
@@ -125,6 +126,23 @@ def compare(config: CompareConfig) -> Comparison:
     if config.out is not None:
         write_json(config.out, comparison.to_json(), indent=2)
     return comparison
+
+
+def sheet_of(config: ScoringConfig, predictions: Sequence[Path]) -> Sheet:
+    """Score predictions as ``evaluate`` does, and keep the figures of every resample.
+
+    Args:
+        config: how to score.
+        predictions: run folders or files, as of ``EvaluateConfig``; of several, each is scored on
+            its own fold, and figures are pooled.
+
+    Returns:
+        the sheet: ``samples`` of two sheets on the same images are on the same resamples.
+
+    Raises:
+        InputError: as of ``evaluate``.
+    """
+    return _sheet(config, config.fold, [Source.of(path, config.split) for path in predictions])
 
 
 @uncollected()

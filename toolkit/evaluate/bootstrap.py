@@ -113,12 +113,16 @@ def image_weights(
     for label in sorted(set(labels)):
         (members,) = np.nonzero(strata == label)
         if members.size > 1:
-            weights[1:, members] = _bootknife(rng, members.size, resamples)
+            weights[1:, members] = bootknife(rng, members.size, resamples)
     return weights[:, drawn]
 
 
-def _bootknife(rng: np.random.Generator, size: int, resamples: int) -> npt.NDArray[np.int64]:
-    """How often each of ``size`` things is drawn, shape (resamples, size); one of them never."""
+def bootknife(rng: np.random.Generator, size: int, resamples: int) -> npt.NDArray[np.int64]:
+    """How often each of ``size`` things, at least two, is drawn; one of them never.
+
+    Returns:
+        shape (resamples, size).
+    """
     drawn = rng.multinomial(size, np.full(size - 1, 1 / (size - 1)), size=resamples)
     left_out = rng.integers(size, size=(resamples, 1))
     others = np.arange(size - 1)

@@ -85,13 +85,7 @@ def compare_sheets(names: tuple[str, str], first: Sheet, second: Sheet) -> Compa
     Raises:
         InputError: they are not on the same images.
     """
-    images = [[image.file_name for image in sheet.dataset.images] for sheet in (first, second)]
-    if images[0] != images[1]:
-        lone = sorted(set(images[0]) ^ set(images[1]))
-        raise InputError(
-            f"{lone[0] if lone else 'the order of the images'}: is not the same in both runs' "
-            "splits: compare runs on the same dataset, split and folds"
-        )
+    check_same_images(first, second)
     figures = first.metrics().figures, second.metrics().figures
     differences = {
         name: _difference(
@@ -103,6 +97,21 @@ def compare_sheets(names: tuple[str, str], first: Sheet, second: Sheet) -> Compa
         if name in second.samples and not name.startswith("baseline.")
     }
     return Comparison(names, differences, first.protocol)
+
+
+def check_same_images(first: Sheet, second: Sheet) -> None:
+    """Refuse to compare evaluations on different images.
+
+    Raises:
+        InputError: they are.
+    """
+    images = [[image.file_name for image in sheet.dataset.images] for sheet in (first, second)]
+    if images[0] != images[1]:
+        lone = sorted(set(images[0]) ^ set(images[1]))
+        raise InputError(
+            f"{lone[0] if lone else 'the order of the images'}: is not the same in both runs' "
+            "splits: compare runs on the same dataset, split and folds"
+        )
 
 
 def _difference(

@@ -1,0 +1,115 @@
+"""One figure of several trainings that differ in their seed alone, and how sure it is.
+
+Two things make such a figure uncertain: which pictures were held out, and which seeds were drawn.
+Each run has its figure on the same resamples of the photographs (``toolkit.evaluate.bootstrap``);
+a resample of all runs draws the seeds, too, and takes the mean of their figures on the one resample
+of the photographs: a bootstrap of two levels that are crossed, not nested. Seeds are drawn as
+photographs are (bootknife), so that three of them do not vary too little. Of one seed alone, the
+interval is the plain one and says nothing on other seeds.
+
+Student's quantile, which the intervals are widened by, takes its degrees of freedom from both
+levels, each weighed by its share in the variance (Satterthwaite, Biometrics Bulletin 1946): three
+seeds make wide intervals where seeds matter, and do not where they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from toolkit.evaluate.bootstrap import Basis, Samples, bootknife, difference, to_figure
+from toolkit.evaluate.compare import check_same_images
+from toolkit.evaluate.metrics import Figure
+from toolkit.evaluate.sheet import Sheet
+
+
+def mean_figure(sheets: Sequence[Sheet], name: str) -> Figure | None:
+    """The mean of a figure over seeds, with a 95 % interval over photographs and seeds.
+
+    Args:
+        sheets: a sheet per seed, of the same images.
+        name: of the figure.
+
+    Returns:
+        the figure; None where a sheet lacks it, or there is no sheet.
+
+    Raises:
+        InputError: the sheets are not of the same images.
+    """
+    if not _have(sheets, name):
+        return None
+    samples = _samples(sheets, name)
+    drawn = _over_seeds(samples, sheets[0].protocol.seed)
+    like = sheets[0].metrics().figures[name]
+    return to_figure(
+        drawn, n=like.n, instances=like.instances, basis=_basis(sheets[0], name, samples, drawn)
+    )
+
+
+def mean_difference(first: Sequence[Sheet], second: Sequence[Sheet], name: str) -> Figure | None:
+    """The mean over seeds of second minus first, with its 95 % interval.
+
+    What makes a picture hard for both cancels out, and so does what makes a seed bad for both.
+
+    Args:
+        first: a sheet per seed, of the same images.
+        second: the same of another variant, with the same seeds in the same order.
+        name: of the figure.
+
+    Returns:
+        the difference; None where a sheet lacks the figure, or there is no sheet.
+
+    Raises:
+        InputError: the sheets are not of the same images.
+    """
+    if not (_have(first, name) and _have(second, name)):
+        return None
+    check_same_images(first[0], second[0])
+    before, after = _samples(first, name), _samples(second, name)
+    seed = first[0].protocol.seed
+    drawn = [_over_seeds(samples, seed) for samples in (before, after)]
+    basis = _basis(first[0], name, after - before, drawn[1] - drawn[0])
+    return difference(*drawn, like=first[0].metrics().figures[name], basis=basis)
+
+
+def _have(sheets: Sequence[Sheet], name: str) -> bool:
+    return bool(sheets) and all(name in sheet.samples for sheet in sheets)
+
+
+def _samples(sheets: Sequence[Sheet], name: str) -> Samples:
+    """Of a figure, shape (seeds, W)."""
+    for sheet in sheets[1:]:
+        check_same_images(sheets[0], sheet)
+    return np.stack([sheet.samples[name] for sheet in sheets])
+
+
+def _over_seeds(samples: Samples, seed: int) -> Samples:
+    """The mean over seeds on every row of the weights, of seeds that each row draws anew.
+
+    Args:
+        samples: shape (seeds, W).
+        seed: of the draws; the same for everything that is compared.
+    """
+    size = len(samples)
+    if size == 1:
+        alone: Samples = samples[0]
+        return alone
+    rng = np.random.default_rng([seed, size])
+    shares = bootknife(rng, size, samples.shape[1] - 1) / size
+    return np.concatenate([samples[:, :1].mean(axis=0), (shares.T * samples[:, 1:]).sum(axis=0)])
+
+
+def _basis(sheet: Sheet, name: str, samples: Samples, drawn: Samples) -> Basis:
+    """What a mean over seeds rests on, by the variance of photographs alone and of both."""
+    basis, size = sheet.basis[name], len(samples)
+    if size == 1 or samples.shape[1] < 3:
+        return basis
+    both = float(np.nanvar(drawn[1:]))
+    photographs = min(both, float(np.nanvar(samples[:, 1:].mean(axis=0))))
+    if both == 0:
+        return basis
+    share = photographs / both
+    freedom = 1 / (share**2 / basis.freedom + (1 - share) ** 2 / (size - 1))
+    return replace(basis, freedom=max(1, int(freedom)))
