@@ -13,6 +13,7 @@ from converters.findings import Finding
 from converters.layouts.base import (
     IMAGE_SUFFIXES,
     ClassNaming,
+    Labels,
     Listing,
     Record,
     Terms,
@@ -35,6 +36,7 @@ class MvtecLayout:
 
     name = "mvtec"
     describe = "train/good, test/<type> and ground_truth/<type>/<name>_mask.png"
+    labels: Labels = "mask"
 
     def recognise(self, root: Path) -> bool:
         """A category, or a folder with at least one category in it."""
