@@ -104,8 +104,9 @@ def crop(
     window is the category of the instance that it was cut around: where more pixels of another
     category lie in it, the instances of other categories are left out.
 
-    Windows of good pictures have the sizes of the defects' windows and lie anywhere. Where parts
-    lie alike and do not fill the picture, they show more background than the defects' windows do.
+    Windows of good pictures have the sizes of the defects' windows. Every second one lies within
+    half its side of the place that a defect's window has, the others anywhere: were all of them
+    anywhere, then on parts that lie alike "good" would mean "background".
 
     Args:
         source: a dataset folder.
@@ -207,33 +208,48 @@ def _good_cuts(
 ) -> tuple[list[_Cut], int]:
     """Windows of good pictures, as many in each part as are asked for, and how many are missing.
 
-    Within a part, good pictures and sizes of windows are taken in turn, in an order by the seed.
+    Within a part, good pictures and the windows that they are like are taken in turn, in an order
+    by the seed.
     """
-    sizes: defaultdict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+    like: defaultdict[tuple[str, ...], list[_Cut]] = defaultdict(list)
     for cut in cuts:
-        sizes[parts[cut.source.file_name]].append(cut.window[2:])
+        like[parts[cut.source.file_name]].append(cut)
     good: defaultdict[tuple[str, ...], list[Image]] = defaultdict(list)
     for image in images:
         if image.is_good:
             good[parts[image.file_name]].append(image)
     made: list[_Cut] = []
     short = 0
-    for number, part in enumerate(sorted(sizes)):
+    for number, part in enumerate(sorted(like)):
         rng = np.random.default_rng([options.seed, number])
-        wanted = round(options.good * len(sizes[part]))
+        wanted = round(options.good * len(like[part]))
         if not good[part]:
             short += wanted
             continue
         hosts = [good[part][index] for index in rng.permutation(len(good[part]))]
-        shapes = [sizes[part][index] for index in rng.permutation(len(sizes[part]))]
+        models = [like[part][index] for index in rng.permutation(len(like[part]))]
         for index in range(wanted):
-            host, (w, h) = hosts[index % len(hosts)], shapes[index % len(shapes)]
-            w, h = min(w, host.width), min(h, host.height)
-            left = int(rng.integers(host.width - w + 1))
-            top = int(rng.integers(host.height - h + 1))
+            host, model = hosts[index % len(hosts)], models[index % len(models)]
+            window = _good_window(host, model, anywhere=index % 2 == 1, rng=rng)
             name = f"{Path(host.file_name).stem}__good{len(made):06}.png"
-            made.append(_Cut(host, (left, top, w, h), None, name))
+            made.append(_Cut(host, window, None, name))
     return made, short
+
+
+def _good_window(host: Image, model: _Cut, *, anywhere: bool, rng: np.random.Generator) -> Window:
+    """A window as large as another one, anywhere or near the place that the other one has."""
+    x, y, width, height = model.window
+    spans = []
+    for start, length, side, limit in (
+        (x, width, model.source.width, host.width),
+        (y, height, model.source.height, host.height),
+    ):
+        free = limit - min(length, limit)
+        there = start / max(1, side - length) * free
+        place = rng.uniform(0, free) if anywhere else there + rng.uniform(-0.5, 0.5) * length
+        spans.append((min(max(0, round(place)), free), min(length, limit)))
+    (left, w), (top, h) = spans
+    return left, top, w, h
 
 
 def _write_pictures(

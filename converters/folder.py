@@ -61,7 +61,7 @@ class DatasetFolder:
             if layout is None:
                 remedy = "make one with `toolkit convert`"
             else:
-                remedy = f"it is a source ({layout.name}): run `toolkit convert {root} DEST`"
+                remedy = f"make one with `toolkit convert {root} DEST` (layout {layout.name})"
             raise InputError(f"{root}: is not a dataset folder (no {CARD}): {remedy}")
         try:
             card = yaml.load(card_path.read_text(encoding="utf-8"), Loader=_LOADER)
@@ -94,7 +94,7 @@ class DatasetFolder:
         if self.has_image_labels:
             raise InputError(
                 f"{self.root}: has labels of whole pictures, and {what} needs to know where "
-                "defects are: convert pictures with masks, or train with `toolkit finetune classifier`"
+                "defects are: convert masks, or use `toolkit finetune classifier`"
             )
 
     @property

@@ -87,6 +87,7 @@ def _parts(root: Path) -> list[tuple[str | None, Path]]:
         for folder in folders(root)
         if folder.name.lower() in _SPLITS and _holds_classes(folder)
     ]
+    parts.sort(key=lambda part: SPLITS.index(str(part[0])))
     return parts if any(split == "train" for split, _ in parts) else []
 
 

@@ -68,8 +68,10 @@ class MvtecLayout:
 
 
 def _is_category(folder: Path) -> bool:
+    """Whether it has masks, or only good pictures in train; a folder per class has neither."""
     return (folder / "test").is_dir() and (
-        (folder / "train" / GOOD).is_dir() or (folder / "ground_truth").is_dir()
+        (folder / "ground_truth").is_dir()
+        or [each.name for each in folders(folder / "train")] == [GOOD]
     )
 
 
