@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image as PilImage
 
 from converters.check import check
 from converters.convert import ConvertOptions, convert
@@ -19,6 +21,14 @@ from converters.split import SplitOptions, split
 
 Make = Callable[..., Path]
 
+SIZE = (40, 48)  # height, width
+
+
+def save_noise(path: Path) -> None:
+    """A picture that resembles none of another path."""
+    rng = np.random.default_rng(list(path.as_posix().encode()))
+    PilImage.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(path)
+
 
 @pytest.fixture
 def classes(tmp_path: Path) -> Make:
@@ -29,8 +39,7 @@ def classes(tmp_path: Path) -> Make:
         for folder, count in counts.items():
             (root / folder).mkdir(parents=True)
             for number in range(count):
-                seed = sum(folder.encode()) * 100 + number
-                noise(seed).save(root / folder / f"{number:03d}.png")
+                save_noise(root / folder / f"{number:03d}.png")
         return root
 
     return make
@@ -116,7 +125,7 @@ def test_other_folders_of_pictures_are_not_taken_for_classes(classes: Make, coun
 
 def test_what_is_odd_is_found(classes: Make) -> None:
     root = classes({"good": 2, "hole": 2, "nothing": 0})
-    noise(1).save(root / "loose.png")
+    save_noise(root / "loose.png")
     (root / "hole/notes.txt").write_text("x")
     (root / "hole/000.png").write_text("no picture")
     found = codes(root)

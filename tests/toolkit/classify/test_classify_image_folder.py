@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from converters.dataset import SPLITS
 from converters.errors import InputError
-from converters.split import SPLITS
 from toolkit.balance import balance
 from toolkit.classify import finetune_classifier
 from toolkit.config import (
@@ -39,9 +39,7 @@ def dataset(tmp_path: Path) -> Path:
                 pixels = rng.normal(level, 8, (40, 48)).clip(0, 255).astype(np.uint8)
                 cv2.imwrite(str(folder / f"{number}.png"), pixels)
     options = {"split": "source", "near_duplicates": False}
-    convert_dataset(
-        ConvertConfig(source=tmp_path / "source", dest=tmp_path / "dataset", **options)
-    )
+    convert_dataset(ConvertConfig(source=tmp_path / "source", dest=tmp_path / "dataset", **options))
     return tmp_path / "dataset"
 
 
@@ -59,9 +57,9 @@ def test_a_classifier_learns_and_is_scored(dataset: Path, tmp_path: Path, narrow
             workers=0,
         )
     )
-    figures = evaluate(EvaluateConfig(data=dataset, predictions=(run.root,), resamples=20)).to_json()
-    assert figures["protocol"]["images"] == 12
-    assert 0 <= figures["metrics"]["image.balanced_accuracy"]["value"] <= 1
+    metrics = evaluate(EvaluateConfig(data=dataset, predictions=(run.root,), resamples=20))
+    assert metrics.protocol.images == 12
+    assert metrics.figures["image.balanced_accuracy"].n == 12
 
 
 def needs_places(name: str, data: Path, tmp_path: Path) -> None:
@@ -82,8 +80,8 @@ def needs_places(name: str, data: Path, tmp_path: Path) -> None:
         predict(PredictConfig(source=data, segmenter="starter", out=out, device="cpu"))
     else:
         card = PredictionCard("detector", masks=False)
-        write_predictions(tmp_path / "predictions", {"test": []}, card)
-        evaluate(EvaluateConfig(data=data, predictions=(tmp_path / "predictions",), out=out))
+        write_predictions(tmp_path / "run/predictions", {"test": []}, card)
+        evaluate(EvaluateConfig(data=data, predictions=(tmp_path / "run",), out=out))
 
 
 @pytest.mark.parametrize("name", ["yolo", "sam", "balance", "crop", "predict", "evaluate"])
