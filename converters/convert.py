@@ -19,7 +19,7 @@ from converters.findings import Finding, count_by_code, ordered, refuse_errors
 from converters.folder import CARD
 from converters.formats.coco import write_coco
 from converters.formats.yolo import write_yolo
-from converters.layouts import Terms, find_layout
+from converters.layouts import Layout, Terms, find_layout
 from converters.read import ReadOptions, Source, Track, read_source
 from converters.split import Assignment, SplitOptions, SplitResult, split
 
@@ -77,6 +77,10 @@ def convert(
         InputError: the source cannot be used as it is, or the destination cannot be written.
     """
     layout = find_layout(source, options.layout)
+    if options.yolo and layout.labels == "image":
+        raise InputError(
+            f"{source}: has labels of whole pictures, and YOLO labels are boxes: leave --yolo out"
+        )
     with staged_folder(destination) as staging:
         read = read_source(source, layout, options.read, track)
         if not options.skip_invalid:
@@ -87,7 +91,7 @@ def convert(
         _link_images(read.dataset.images, staging / "images")
         terms = layout.terms(source)
         _write_splits(staging, read.dataset, result, terms, yolo=options.yolo)
-        card = _card(layout.name, terms, options, read, result)
+        card = _card(layout, terms, options, read, result)
         write_text(
             staging / CARD, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100)
         )
@@ -127,15 +131,16 @@ def _write_splits(
 
 
 def _card(
-    layout: str, terms: Terms, options: ConvertOptions, read: Source, result: SplitResult
+    layout: Layout, terms: Terms, options: ConvertOptions, read: Source, result: SplitResult
 ) -> dict[str, Any]:
     dataset = read.dataset
     single = len(result.assignments) == 1
-    counts = [_counts(dataset, assignment) for assignment in result.assignments]
+    counts = [count_splits(dataset, assignment) for assignment in result.assignments]
     findings = ordered((*read.findings, *result.findings))
     return {
         "name": options.name or dataset.name,
-        "layout": layout,
+        "layout": layout.name,
+        "labels": layout.labels,
         "licence": terms.licence,
         "attribution": terms.attribution,
         "categories": list(dataset.categories),
@@ -165,12 +170,14 @@ def _protocol(options: SplitOptions) -> dict[str, Any]:
         "folds": {"fractions", "shots", "known"},
         "general": {"folds", "known"},
         "hard": {"folds", "shots"},
+        "source": {"folds", "shots", "known"},
     }[options.protocol]
     fields = {name: value for name, value in asdict(options).items() if name not in unused}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
 
-def _counts(dataset: Dataset, assignment: Assignment) -> dict[str, Any]:
+def count_splits(dataset: Dataset, assignment: Assignment) -> dict[str, Any]:
+    """Images and instances of every split by class, as a card lists them."""
     counts = {}
     for name, images in assignment.items():
         subset = dataset.subset(images)

@@ -53,7 +53,7 @@ class Instance:
         box: tight half-open box in pixels of the image.
         mask: inside the box, of shape (box height, box width), or compressed RLE in the frame of
             the image, which is decoded where its pixels are asked for; None where the source gives
-            boxes only.
+            boxes only, or labels of whole pictures: then the box is the picture.
         id: annotation id, from 1, unique in the whole dataset; 0 while not yet numbered.
         pasted: where it was copied from and how, where it was; None where a camera saw it.
     """
@@ -114,7 +114,8 @@ class Image:
         width, height: pixels.
         instances: the defects; empty for a good picture.
         source: path in the source, with ``/``, from which ``file_name`` was made.
-        source_split: the part of the source that it came from ("train", "test"), where it has any.
+        source_split: the part of the source that it came from ("train", "val", "test"), where it
+            has any.
         id: image id, from 1, the same in every split and fold; 0 while not yet numbered.
         photograph: id of the first picture that shows the same photograph, its own where there is
             no other; 0 where nobody looked.

@@ -20,6 +20,7 @@ import yaml
 from converters.dataset import SPLITS, Dataset
 from converters.errors import InputError
 from converters.formats.coco import read_coco
+from converters.layouts import recognised
 
 CARD = "dataset.yaml"
 
@@ -56,9 +57,12 @@ class DatasetFolder:
         """
         card_path = root / CARD
         if not card_path.is_file():
-            raise InputError(
-                f"{root}: is not a dataset folder (no {CARD}): make one with `toolkit convert`"
-            )
+            layout = recognised(root)
+            if layout is None:
+                remedy = "make one with `toolkit convert`"
+            else:
+                remedy = f"make one with `toolkit convert {root} DEST` (layout {layout.name})"
+            raise InputError(f"{root}: is not a dataset folder (no {CARD}): {remedy}")
         try:
             card = yaml.load(card_path.read_text(encoding="utf-8"), Loader=_LOADER)
         except (OSError, yaml.YAMLError) as error:
@@ -72,6 +76,26 @@ class DatasetFolder:
             has = f"folds 0 to {len(folds) - 1}" if folds else "no folds"
             raise InputError(f"{root}: has {has}: fold {fold} is not there")
         return cls(root, fold, card)
+
+    @property
+    def has_image_labels(self) -> bool:
+        """Whether labels are of whole pictures: every box is its picture and there is no mask."""
+        return self.card.get("labels") == "image"
+
+    def require_places(self, what: str) -> None:
+        """Refuse a dataset that does not say where defects are.
+
+        Args:
+            what: is refused, for the message.
+
+        Raises:
+            InputError: its labels are of whole pictures.
+        """
+        if self.has_image_labels:
+            raise InputError(
+                f"{self.root}: has labels of whole pictures, and {what} needs to know where "
+                "defects are: convert masks, or use `toolkit finetune classifier`"
+            )
 
     @property
     def images(self) -> Path:

@@ -24,7 +24,7 @@ from converters.duplicates import (
 )
 from converters.findings import Finding, ordered
 from converters.geometry import Region, connected_regions, merge_regions, whole_region
-from converters.layouts import ClassNaming, Layout, Record
+from converters.layouts import ClassNaming, Labels, Layout, Record
 from converters.layouts.base import relative
 from converters.masks import read_mask
 from converters.pictures import SIXTEEN_BIT, UNREADABLE, decode_grey
@@ -100,7 +100,7 @@ def read_source(
     scale = common_scale(_longer_sides(listing.records)) if options.near_duplicates else None
 
     def load(index: int) -> _Loaded:
-        return _load(root, listing.records[index], names[index], options, scale)
+        return _load(root, listing.records[index], names[index], layout.labels, options, scale)
 
     count = len(listing.records)
     with ThreadPoolExecutor(options.workers or os.cpu_count()) as pool:
@@ -179,7 +179,12 @@ def _numbered(images: Iterable[Image]) -> Iterator[Image]:
 
 
 def _load(
-    root: Path, record: Record, file_name: str, options: ReadOptions, scale: float | None
+    root: Path,
+    record: Record,
+    file_name: str,
+    labels: Labels,
+    options: ReadOptions,
+    scale: float | None,
 ) -> _Loaded:
     name = relative(record.image, root)
     findings: list[Finding] = []
@@ -202,6 +207,8 @@ def _load(
             return _Loaded(None, None, tuple(digests), tuple(findings))
         label = record.label or "defect"
         instances.extend(Instance(label, box, crop) for box, crop in regions)
+    if labels == "image" and record.label is not None:
+        instances.append(Instance(record.label, (0, 0, *size), None))
     if not _label_agrees(name, record, bool(instances), findings):
         return _Loaded(None, None, tuple(digests), tuple(findings))
     image = Image(

@@ -17,12 +17,14 @@ from converters.dataset import GOOD, SPLITS, Image
 from converters.errors import InputError
 from converters.findings import Finding
 
-Protocol = Literal["stratified", "folds", "general", "hard"]
+Protocol = Literal["stratified", "folds", "general", "hard", "source"]
 
 Assignment: TypeAlias = dict[str, tuple[Image, ...]]
 """Images by split ("train", "val", "test"), each sorted by file name."""
 
 _Group: TypeAlias = tuple[Image, ...]
+
+_SEEN = ("train", "val")  # splits that a model's choice rests on
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class SplitOptions:
     Attributes:
         protocol: "stratified" deals every class out by fractions; "folds" makes ``folds`` splits
             in which every image is tested once; "general" knows ``shots`` defect images of all
-            types, all others are test (DRA, Ding et al., CVPR 2022); "hard" knows one type only.
+            types, all others are test (DRA, Ding et al., CVPR 2022); "hard" knows one type only;
+            "source" leaves images where the source has them, and takes val out of train where the
+            source has none.
         fractions: shares of train, val and test; of what is known, train and val only.
         folds: number of folds, at least 3.
         shots: number of known defect images, train and val together.
@@ -65,13 +69,16 @@ def split(images: Sequence[Image], group_of: Sequence[int], options: SplitOption
         options: the protocol and its numbers.
 
     Raises:
-        InputError: a class has too few photographs for the protocol, or is unknown.
+        InputError: a class has too few photographs for the protocol, or is unknown, or the source
+            has no splits.
     """
     ordered = _groups(images, group_of, options.seed)
     if options.protocol == "stratified":
         return SplitResult((_stratified(ordered, options),))
     if options.protocol == "folds":
         return SplitResult(_folds(ordered, options.folds))
+    if options.protocol == "source":
+        return _as_sourced(ordered, options)
     if options.protocol == "general":
         return _few_shot(ordered, options, _draw_from_all_types(ordered, options.shots))
     names = {label for image in images for label in image.labels} - {GOOD}
@@ -174,6 +181,36 @@ def _folds(groups: Sequence[_Group], count: int) -> tuple[Assignment, ...]:
     return tuple(folds)
 
 
+def _as_sourced(groups: Sequence[_Group], options: SplitOptions) -> SplitResult:
+    """Every image where the source has it; val is a share of train where the source has none."""
+    images = [image for group in groups for image in group]
+    missing = next((image for image in images if image.source_split not in SPLITS), None)
+    if missing is not None:
+        raise InputError(
+            f"{missing.source}: is in no split of the source: choose --split stratified or folds"
+        )
+    parts: list[list[_Group]] = [
+        [(image,) for image in images if image.source_split == split] for split in SPLITS
+    ]
+    if not parts[1]:
+        train_share, val_share, _ = options.fractions
+        within = [tuple(i for i in group if i.source_split == "train") for group in groups]
+        parts[0] = []
+        for members in _strata([group for group in within if group]).values():
+            for part, dealt in zip(
+                parts, _deal(members, [train_share, val_share, 0.0]), strict=True
+            ):
+                part.extend(dealt)
+    findings = []
+    for group in groups:
+        sides = sorted({str(image.source_split) for image in group}, key=SPLITS.index)
+        if len(sides) > 1:
+            message = f"shows one photograph with others, and the source has it in {sides}"
+            remedy = "another --split keeps them on one side"
+            findings.append(Finding("warning", "source-leak", group[0].source, message, remedy))
+    return SplitResult((_assignment(parts),), tuple(findings))
+
+
 def _draw_from_all_types(groups: Sequence[_Group], shots: int) -> list[_Group]:
     """Defect groups of about ``shots`` images, one type after the other in turn."""
     strata = _strata([group for group in groups if _labels(group)])
@@ -196,7 +233,7 @@ def _few_shot(
 ) -> SplitResult:
     """Known defects to train and val, all others to test; good images where the source has them.
 
-    A good image that the source calls "train" is train or val, one that it calls "test" is test;
+    A good image that the source calls "train" or "val" is either, one that it calls "test" is test;
     where the source says nothing, good images are dealt out by the fractions.
     """
     train_share, val_share, _ = options.fractions
@@ -205,8 +242,8 @@ def _few_shot(
     drawn = {id(group) for group in known}
     unknown = [group for group in groups if _labels(group) and id(group) not in drawn]
     sourced = [group for group in good if any(image.source_split for image in group)]
-    training = [group for group in sourced if any(i.source_split == "train" for i in group)]
-    testing = [group for group in sourced if all(i.source_split != "train" for i in group)]
+    training = [group for group in sourced if any(i.source_split in _SEEN for i in group)]
+    testing = [group for group in sourced if all(i.source_split not in _SEEN for i in group)]
     unsourced = [group for group in good if not any(image.source_split for image in group)]
     dealt = _deal(training, [train_share, val_share, 0.0])
     others = _deal(unsourced, options.fractions)

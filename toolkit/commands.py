@@ -87,6 +87,13 @@ COMMANDS: dict[str, Command] = {
         "findings",
         ("dataset",),
     ),
+    "crop": Command(
+        "Make every instance a picture of its own, for a classifier of defects.",
+        "CropConfig",
+        "toolkit.data:crop_dataset",
+        "cropped",
+        ("dataset", "dest"),
+    ),
     "balance": Command(
         "Give every class of the train split enough instances.",
         "BalanceConfig",

@@ -7,12 +7,13 @@ from typing import Any
 
 from converters.check import check
 from converters.convert import Conversion, ConvertOptions, convert
+from converters.crops import CropOptions, Crops, crop
 from converters.dataset import GOOD
 from converters.errors import InputError
 from converters.findings import Finding
 from converters.read import ReadOptions
 from converters.split import SplitOptions
-from toolkit.config import CheckConfig, ConvertConfig, SynthConfig
+from toolkit.config import CheckConfig, ConvertConfig, CropConfig, SynthConfig
 from toolkit.console import progress, track
 
 
@@ -55,6 +56,23 @@ def check_dataset(config: CheckConfig) -> list[Finding]:
     return check(
         config.dataset, near_duplicates=config.near_duplicates, track=_track("looking at pictures")
     )
+
+
+def crop_dataset(config: CropConfig) -> Crops:
+    """Make every instance of a dataset folder a picture of its own.
+
+    Raises:
+        InputError: there is nothing to cut out, a picture cannot be read, or the destination cannot
+            be written.
+    """
+    options = CropOptions(
+        context=config.context,
+        min_side=config.min_side,
+        good=config.good,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    return crop(config.dataset, config.dest, options, _track("cutting out"))
 
 
 def synthesise(config: SynthConfig) -> dict[str, int]:

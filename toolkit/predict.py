@@ -221,6 +221,8 @@ def _datasets(config: PredictConfig, models: _Models, marks: Marks | None) -> di
     """What to predict on, by the name of its results file."""
     if (config.source / CARD).is_file():
         folder = DatasetFolder.open(config.source, config.fold)
+        if models.detector is None and marks is None and not config.everything:
+            folder.require_places("outlining its boxes")
         missing = [split for split in config.splits if split not in folder.splits()]
         if missing:
             raise InputError(f"{config.source}: has no split {missing[0]!r}: choose --splits")

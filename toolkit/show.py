@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from converters.convert import Conversion
+    from converters.crops import Crops
     from converters.findings import Finding
     from toolkit.balance import Balanced
     from toolkit.config import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         CheckConfig,
         CompareConfig,
         ConvertConfig,
+        CropConfig,
         DemoConfig,
         EvaluateConfig,
         ExperimentConfig,
@@ -89,6 +91,28 @@ def conversion(config: ConvertConfig, result: Conversion, *, as_json: bool) -> i
     if counts:
         listed = ", ".join(f"{count} {code}" for code, count in counts.items())
         _print(f"found: {listed} (`toolkit check {config.dest}` lists them)")
+    return 0
+
+
+def cropped(config: CropConfig, result: Crops, *, as_json: bool) -> int:
+    """How many windows there are, and what the label of a window cost."""
+    counts = {
+        "defects": result.defects,
+        "good": result.good,
+        "good_missing": result.short,
+        "instances_left_out": result.left_out,
+    }
+    if as_json:
+        _json({"dataset": str(config.dest), **counts})
+        return 0
+    _print(f"{config.dest}: {result.defects} windows around defects, {result.good} good ones")
+    if result.short:
+        _print(f"{result.short} good windows are missing: their splits have no good picture")
+    if result.left_out:
+        _print(
+            f"{result.left_out} instances of another category than their window's were left out, "
+            "because more of them lies in it"
+        )
     return 0
 
 

@@ -5,13 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from converters.errors import InputError
-from converters.layouts.base import ClassNaming, Layout, Listing, Record, Terms, folders
+from converters.layouts.base import ClassNaming, Labels, Layout, Listing, Record, Terms, folders
+from converters.layouts.image_folder import ImageFolderLayout
 from converters.layouts.magnetic_tile import MagneticTileLayout
 from converters.layouts.mvtec import MvtecLayout
 
-__all__ = ["LAYOUTS", "ClassNaming", "Layout", "Listing", "Record", "Terms", "find_layout"]
+__all__ = [
+    "LAYOUTS",
+    "ClassNaming",
+    "Labels",
+    "Layout",
+    "Listing",
+    "Record",
+    "Terms",
+    "find_layout",
+    "recognised",
+]
 
-LAYOUTS: tuple[Layout, ...] = (MvtecLayout(), MagneticTileLayout())
+LAYOUTS: tuple[Layout, ...] = (MvtecLayout(), MagneticTileLayout(), ImageFolderLayout())
+"""In the order in which a folder is compared with them: the last one asks for least."""
+
+
+def recognised(root: Path) -> Layout | None:
+    """The layout that a folder looks like, where there is one."""
+    return next((layout for layout in LAYOUTS if layout.recognise(root)), None)
 
 
 def find_layout(root: Path, name: str = "auto") -> Layout:

@@ -12,6 +12,9 @@ from converters.findings import Finding
 
 ClassNaming = Literal["defect", "category-defect", "single"]
 
+Labels = Literal["mask", "image"]
+"""What labels are of: of what a mask outlines, or of the whole picture."""
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
@@ -23,7 +26,7 @@ class Record:
         image: the picture.
         label: name of the defect class; None for a good picture.
         masks: ground-truth masks; a good picture may have one too, which then must be empty.
-        source_split: "train" or "test", where the source says so.
+        source_split: "train", "val" or "test", where the source says so.
         capture: sequence name and number, where the names tell in which order the camera took
             the pictures: neighbours are likely to show the same part.
     """
@@ -57,10 +60,12 @@ class Layout(Protocol):
     Attributes:
         name: as in ``--layout``.
         describe: the shape of its folders in a few words, for messages.
+        labels: whether defects have masks, or pictures as wholes have labels.
     """
 
     name: str
     describe: str
+    labels: Labels
 
     def recognise(self, root: Path) -> bool:
         """Whether a folder looks like this layout."""

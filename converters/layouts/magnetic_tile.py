@@ -15,6 +15,7 @@ from pathlib import Path
 
 from converters.layouts.base import (
     ClassNaming,
+    Labels,
     Listing,
     Record,
     Terms,
@@ -37,6 +38,7 @@ class MagneticTileLayout:
 
     name = "magnetic_tile"
     describe = "MT_<Type>/Imgs/NAME.jpg with NAME.png as its mask"
+    labels: Labels = "mask"
 
     def recognise(self, root: Path) -> bool:
         """A folder with at least one ``MT_<Type>/Imgs``."""

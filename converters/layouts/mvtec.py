@@ -13,6 +13,7 @@ from converters.findings import Finding
 from converters.layouts.base import (
     IMAGE_SUFFIXES,
     ClassNaming,
+    Labels,
     Listing,
     Record,
     Terms,
@@ -35,6 +36,7 @@ class MvtecLayout:
 
     name = "mvtec"
     describe = "train/good, test/<type> and ground_truth/<type>/<name>_mask.png"
+    labels: Labels = "mask"
 
     def recognise(self, root: Path) -> bool:
         """A category, or a folder with at least one category in it."""
@@ -66,8 +68,10 @@ class MvtecLayout:
 
 
 def _is_category(folder: Path) -> bool:
+    """Whether it has masks, or only good pictures in train; a folder per class has neither."""
     return (folder / "test").is_dir() and (
-        (folder / "train" / GOOD).is_dir() or (folder / "ground_truth").is_dir()
+        (folder / "ground_truth").is_dir()
+        or [each.name for each in folders(folder / "train")] == [GOOD]
     )
 
 

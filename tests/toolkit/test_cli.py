@@ -85,6 +85,16 @@ def test_synth_convert_check_for_people_and_machines(tmp_path, capsys) -> None:
     assert "exists and is not empty" in capsys.readouterr().err
 
 
+def test_crops_for_people_and_machines(make_dataset, tmp_path, capsys) -> None:
+    data = make_dataset(per_kind=2, good=1)
+    assert call("crop", data, tmp_path / "one", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    counts = {"defects": 12, "good": 12, "good_missing": 0, "instances_left_out": 0}
+    assert made == {"dataset": str(tmp_path / "one"), **counts}
+    assert call("crop", data, tmp_path / "two", "--good", "0.5") == 0
+    assert "12 windows around defects, 6 good ones" in capsys.readouterr().out
+
+
 def test_a_file_of_fields_and_flags_together(tmp_path, capsys) -> None:
     (tmp_path / "synth.yaml").write_text("size: 64\ntrain_good: 2\ntest_good: 1\nper_defect: 1\n")
     file = tmp_path / "synth.yaml"

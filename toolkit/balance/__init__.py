@@ -132,6 +132,8 @@ def _folds(config: BalanceConfig) -> list[DatasetFolder]:
 
 def _check(config: BalanceConfig, folder: DatasetFolder, train: Dataset | None) -> None:
     """Refuse a train split that there is nothing to do with."""
+    if config.method != "oversample":
+        folder.require_places("pasting (--method oversample lists pictures again)")
     where = folder.annotations("train")  # says so where there is none
     if train is None or not sum(train.count_instances().values()):
         raise InputError(f"{where}: has no defect: there is nothing to balance")

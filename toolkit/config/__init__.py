@@ -17,7 +17,13 @@ from toolkit.config.base import Config, build, to_yaml
 
 if TYPE_CHECKING:
     from toolkit.config.classifier import AdaptConfig, FinetuneClassifierConfig
-    from toolkit.config.data import BalanceConfig, CheckConfig, ConvertConfig, SynthConfig
+    from toolkit.config.data import (
+        BalanceConfig,
+        CheckConfig,
+        ConvertConfig,
+        CropConfig,
+        SynthConfig,
+    )
     from toolkit.config.evaluate import CompareConfig, EvaluateConfig, ReportConfig, ScoringConfig
     from toolkit.config.experiment import ExperimentConfig, ExperimentPlan
     from toolkit.config.export import ExportConfig
@@ -39,6 +45,7 @@ __all__ = [
     "CompareConfig",
     "Config",
     "ConvertConfig",
+    "CropConfig",
     "DemoConfig",
     "EvaluateConfig",
     "ExperimentConfig",
@@ -69,6 +76,7 @@ _HOMES = {
     "BalanceConfig": "data",
     "CheckConfig": "data",
     "ConvertConfig": "data",
+    "CropConfig": "data",
     "SynthConfig": "data",
     "CompareConfig": "evaluate",
     "EvaluateConfig": "evaluate",

@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from toolkit.config.base import Config, Fraction, NotNegative, Positive
+from toolkit.config.base import Config, Fraction, NotNegative, NotNegativeNumber, Positive
 
 
 class ConvertConfig(Config):
-    """Read a folder of pictures and masks; write a dataset folder (COCO), split for training."""
+    """Read pictures and masks, or a folder per class; write a dataset folder (COCO), split."""
 
     source: Path
-    """Folder of pictures and masks, in one of the layouts."""
+    """Folder of pictures and masks, or of a folder of pictures per class, in one of the layouts."""
     dest: Path
     """Dataset folder to make; must not exist, or be empty."""
-    layout: Literal["auto", "mvtec", "magnetic_tile"] = "auto"
+    layout: Literal["auto", "mvtec", "magnetic_tile", "image_folder"] = "auto"
     """How the source is laid out; auto looks at its folders."""
     classes: Literal["defect", "category-defect", "single"] = "defect"
     """Name classes by the defect, by product category and defect, or all of them "defect"."""
@@ -25,8 +25,9 @@ class ConvertConfig(Config):
     """One instance per 8-connected component of a mask, or per mask."""
     merge_distance: Annotated[float, Field(ge=0)] = 0
     """Join components whose gap is at most this many pixels."""
-    split: Literal["stratified", "folds", "general", "hard"] = "stratified"
-    """Protocol: fractions per class; K folds; M known defects; one known defect type."""
+    split: Literal["stratified", "folds", "general", "hard", "source"] = "stratified"
+    """Protocol: fractions per class; K folds; M known defects; one known defect type; or as the
+    source has it (val out of train where it has none)."""
     fractions: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
     """Shares of train, val and test (stratified; for general and hard, of what is known)."""
     folds: Annotated[int, Field(ge=3)] = 5
@@ -66,6 +67,25 @@ class CheckConfig(Config):
     """Also look for pictures of one photograph on two sides of a split."""
     strict: bool = False
     """Exit with 1 on warnings too, not on errors alone."""
+
+
+class CropConfig(Config):
+    """Cut every instance out into a picture of its own, and good pictures into as large ones."""
+
+    dataset: Path
+    """Dataset folder, with or without folds."""
+    dest: Path
+    """Dataset folder to make; must not exist, or be empty."""
+    context: Annotated[float, Field(ge=1, le=20)] = 1.5
+    """Side of a window, as a multiple of the longer side of the instance's box."""
+    min_side: Positive = 32
+    """Least side of a window, in pixels."""
+    good: NotNegativeNumber = 1.0
+    """Windows of good pictures for each one of a defect, in every split."""
+    workers: NotNegative = 0
+    """Threads; 0 for one per core."""
+    seed: NotNegative = 0
+    """Seed of the places on good pictures."""
 
 
 class SynthConfig(Config):

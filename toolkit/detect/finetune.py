@@ -89,6 +89,7 @@ def _finetune(config: FinetuneYoloConfig, device: torch.device, here: Place) -> 
     if not here.leads:
         config = config.model_copy(update={"track": ()})
     folder = DatasetFolder.open(config.data, config.fold)
+    folder.require_places("a detector")
     splits = {split: folder.read(split) for split in SPLITS if split in folder.splits()}
     check_splits(splits, config)
     asked = config

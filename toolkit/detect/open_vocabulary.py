@@ -277,7 +277,9 @@ def _has_open_vocabulary(weights: str) -> bool:
 def _read_replay(root: Path) -> Dataset:
     if fold_numbers(root) and not (root / "train.json").is_file():
         raise InputError(f"{root}: has folds: give a replay dataset that is split once")
-    train = DatasetFolder.open(root).read("train")
+    folder = DatasetFolder.open(root)
+    folder.require_places("a replay")
+    train = folder.read("train")
     if not any(image.instances for image in train.images):
         raise InputError(f"{root}: train has no defects to replay: give another dataset")
     return train

@@ -184,6 +184,7 @@ def _detected(
     """Score detections or outlines."""
     parts = []
     for folder, source in zip(folders, sources, strict=True):
+        folder.require_places("scoring boxes")
         val = None
         if source.val is not None and "val" in folder.splits():
             truth = folder.read("val")

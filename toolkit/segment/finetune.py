@@ -67,6 +67,7 @@ def finetune_sam(config: FinetuneSamConfig) -> RunFolder:
 
 def _finetune(config: FinetuneSamConfig, device: torch.device, here: Place) -> RunFolder:
     folder = DatasetFolder.open(config.data, config.fold)
+    folder.require_places("SAM")
     refuse_other_fold(config.weights, config.data, config.fold)
     train, val = folder.read("train"), folder.read("val")
     material = _material(folder, train, val, config)
