@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,11 +25,14 @@ from toolkit.config import AdaptConfig, FinetuneClassifierConfig
 from toolkit.console import note
 from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder, is_run_of, refuse_other_fold
-from toolkit.sampling import class_factors, picture_factors
+from toolkit.sampling import class_factors, epoch_length, picture_factors
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, fit, packed, shared_run, whole_model
 
-FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track", "pictures")
+FREE_ON_RESUME = ("epochs", "steps", "patience", "device", "workers", "resume", "track", "pictures")
+
+STEPS_PER_EPOCH = 20
+"""Fewest steps between looks at val where the length of training is given in steps."""
 
 TRAINED = "trained.safetensors"
 """The network as it was trained, in ``checkpoints/``, where its head is then made anew."""
@@ -69,7 +73,6 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
         datasets["train"] = labelled_part(datasets["train"], config.labels, config.seed)
     classes = (GOOD, *datasets["train"].categories)
     model, config = _starting_point(config, classes)
-    schedule = _plan(config)
     pictures = {
         split: read_pictures(
             dataset, classes, config.image_size, workers=config.workers, name=split
@@ -82,11 +85,12 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
         model = _adapted(config, run, classes, device, here)
     train = _grown(config, run, pictures["train"], classes, device, here)
     factors = _factors(config, datasets["train"], train)
+    config = _lasting(config, factors)
     shared = config.model_copy(update={"batch": config.batch // here.world})
     task = _task(shared, model.to(device), train, pictures["val"], factors, outliers)
     on_features = config.generate in FEATURE_GENERATORS
     kept = trained_encoder if on_features else whole_model
-    progress = fit(task, schedule, run, resume=config.resume, kept=kept)
+    progress = fit(task, _plan(config), run, resume=config.resume, kept=kept)
     note(f"best: epoch {progress.best_epoch}, val score {progress.best_score:.4f}")
     if here.leads:
         description = Description(config.model, classes, config.image_size)
@@ -204,6 +208,23 @@ def _starting_point(
     asked = config.model if "model" in config.model_fields_set else None
     model, architecture = load_backbone(config.weights, asked, classes)
     return model, config.model_copy(update={"model": architecture})
+
+
+def _lasting(
+    config: FinetuneClassifierConfig, factors: Sequence[float]
+) -> FinetuneClassifierConfig:
+    """The configuration with the epochs, and passes in each, that the asked-for steps come to.
+
+    Args:
+        config: with steps, or without.
+        factors: how often a pass shows each train picture.
+    """
+    if config.steps is None:
+        return config
+    once = math.ceil(epoch_length(factors) / (config.batch * config.accumulate))
+    repeat = math.ceil(STEPS_PER_EPOCH / once)
+    epochs = math.ceil(config.steps / (once * repeat))
+    return config.model_copy(update={"repeat": repeat, "epochs": epochs})
 
 
 def _plan(config: FinetuneClassifierConfig) -> Schedule:

@@ -57,6 +57,9 @@ class FinetuneClassifierConfig(Config):
     """What learns: everything, the last stage and the head, or the head alone."""
     epochs: Positive | None = None
     """Passes over the training pictures; by default 30, from random weights 80."""
+    steps: Positive | None = None
+    """Optimiser steps in all, instead of epochs, rounded up to whole ones; an epoch, after which
+    val is looked at, then has at least 20, and pictures come in it as often as that takes."""
     batch: Annotated[int, Field(ge=2)] = 32
     """Pictures per batch, of all devices together."""
     accumulate: Positive = 1
@@ -140,6 +143,10 @@ class FinetuneClassifierConfig(Config):
         if (self.source is None) != (self.adapt is None):
             given, lacks = ("adapt", "source") if self.source is None else ("source", "adapt")
             raise ValueError(f"{given}: needs the other one, too: give --{lacks}")
+        for name in ("epochs", "repeat"):
+            given = getattr(self, name) != type(self).model_fields[name].default
+            if self.steps is not None and given:
+                raise ValueError(f"steps: are given instead of {name}: leave one of them out")
         for name, needs, there in (
             ("focal_gamma", "--loss focal", self.loss == "focal"),
             ("generate_to", "--generate", self.generate is not None),

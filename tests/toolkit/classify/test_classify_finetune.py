@@ -555,3 +555,12 @@ def test_what_was_never_learnt_is_more_suspicious_after_outlier_exposure(
     print(gains, accuracies)
     assert np.mean(gains) - 2 * np.std(gains, ddof=1) / np.sqrt(3) > 0
     assert np.mean(accuracies[1::2]) > np.mean(accuracies[::2]) - 0.1
+
+
+def test_steps_are_as_many_for_few_pictures_as_for_many(make_dataset, tmp_path):
+    """An epoch has at least twenty, so that val is not looked at after every other step."""
+    data = make_dataset(good=8, per_kind=4)
+    run = finetune_classifier(_config(data, tmp_path / "run", epochs=None, steps=45, batch=8))
+    assert [record["step"] for record in _log(run)] == [20, 40, 60]
+    with pytest.raises(ValueError, match="steps: are given instead of epochs"):
+        _config(data, tmp_path / "other", epochs=3, steps=45)
