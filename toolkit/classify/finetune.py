@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -121,10 +122,11 @@ def _adapted(
     adapted = adapt_within(
         AdaptConfig(
             data=config.data,
-            source=config.source,
+            source="synth" if config.source == "synth" else Path(config.source),
             out=run.root / "adapted",
             method=config.adapt,
             fold=config.fold,
+            source_fold=config.source_fold,
             labels=config.labels,
             model=config.model,
             weights=config.weights,

@@ -89,22 +89,33 @@ class ClassifierTask:
         """
         settle_batch_norm(self.model, self._typical)
         logits = predict_logits(self.model, self._val.pixels)
-        labels = torch.from_numpy(self._val.labels)
-        losses = F.cross_entropy(torch.from_numpy(logits), labels, reduction="none").numpy()
-        right = logits.argmax(axis=1) == self._val.labels
-        present = np.unique(self._val.labels)
-        of_class = [self._val.labels == label for label in present]
-        accuracy = float(np.mean([right[own].mean() for own in of_class]))
-        loss = float(np.mean([losses[own].mean() for own in of_class]))
-        return {
-            "val_loss": loss,
-            "val_balanced_accuracy": accuracy,
-            "val_score": accuracy - LOSS_SHARE * min(loss, 1 / LOSS_SHARE),
-        }
+        return val_scores(logits, self._val.labels)
+
+
+def val_scores(logits: npt.NDArray[np.float32], labels: Labels) -> dict[str, float]:
+    """Class-balanced cross-entropy, balanced accuracy and the score of both.
+
+    Args:
+        logits: shape (n, classes).
+        labels: shape (n,).
+    """
+    entropies = F.cross_entropy(
+        torch.from_numpy(logits), torch.from_numpy(labels), reduction="none"
+    )
+    losses = entropies.numpy()
+    right = logits.argmax(axis=1) == labels
+    of_class = [labels == label for label in np.unique(labels)]
+    accuracy = float(np.mean([right[own].mean() for own in of_class]))
+    loss = float(np.mean([losses[own].mean() for own in of_class]))
+    return {
+        "val_loss": loss,
+        "val_balanced_accuracy": accuracy,
+        "val_score": accuracy - LOSS_SHARE * min(loss, 1 / LOSS_SHARE),
+    }
 
 
 @torch.no_grad()
-def settle_batch_norm(model: ResNet, pixels: npt.NDArray[np.uint8]) -> None:
+def settle_batch_norm(model: nn.Module, pixels: npt.NDArray[np.uint8]) -> None:
     """Take the statistics of the batch norms that learn anew, from pictures as they are.
 
     The running ones trail behind weights that move fast: with a few steps per epoch a network that
@@ -136,7 +147,7 @@ def settle_batch_norm(model: ResNet, pixels: npt.NDArray[np.uint8]) -> None:
 
 
 @torch.no_grad()
-def predict_logits(model: ResNet, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def predict_logits(model: nn.Module, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Logits of letterboxed pictures, shape (n, side, side, 3) to (n, classes)."""
     model.eval()
     device = next(model.parameters()).device

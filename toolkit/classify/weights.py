@@ -24,7 +24,7 @@ from converters.files import read_json
 from toolkit.classify.model import ARCHITECTURES, Architecture, build_resnet
 from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
-from toolkit.runs import RunFolder
+from toolkit.runs import ADAPT, RunFolder
 from toolkit.starter import STARTER, starter_path
 from toolkit.weights import fill, read_state
 
@@ -69,9 +69,9 @@ def load_backbone(
     """The network to start from: its head is random unless the source has these very classes.
 
     Args:
-        source: "starter", a run folder of ``finetune classifier`` or ``pretrain classifier``, a
-            ``.safetensors`` file with torchvision's parameter names, or a state_dict that
-            torchvision publishes.
+        source: "starter", a run folder of ``finetune classifier``, ``pretrain classifier`` or
+            ``adapt``, a ``.safetensors`` file with torchvision's parameter names, or a state_dict
+            that torchvision publishes.
         architecture: what it has to be; None takes what it is.
         classes: what the head shall tell apart, "good" first.
 
@@ -117,7 +117,7 @@ def _resolve(source: str, classes: Sequence[str]) -> tuple[Path, bool]:
             ".safetensors file, a run folder of `toolkit finetune classifier`, starter, or none"
         )
     if path.is_dir():
-        run = RunFolder.open(path, COMMAND, PRETRAIN)
+        run = RunFolder.open(path, COMMAND, PRETRAIN, ADAPT)
         same_head = _read_description(run).classes == tuple(classes)
         return run.checkpoints / "best.safetensors", same_head
     return path, False

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from toolkit.config.base import Config, build, to_yaml
 
 if TYPE_CHECKING:
-    from toolkit.config.classifier import AdaptConfig, FinetuneClassifierConfig
+    from toolkit.config.adapt import AdaptConfig
+    from toolkit.config.classifier import FinetuneClassifierConfig
     from toolkit.config.data import BalanceConfig, CheckConfig, ConvertConfig, SynthConfig
     from toolkit.config.evaluate import CompareConfig, EvaluateConfig, ReportConfig, ScoringConfig
     from toolkit.config.export import ExportConfig
@@ -61,7 +62,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AdaptConfig": "classifier",
+    "AdaptConfig": "adapt",
     "FinetuneClassifierConfig": "classifier",
     "BalanceConfig": "data",
     "CheckConfig": "data",
