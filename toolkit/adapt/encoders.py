@@ -56,11 +56,16 @@ class Encoder(nn.Module):
         parent, _, name = first.rpartition(".")
         owner = network.get_submodule(parent)
         self._first = first
-        self.private = PrivateConvolution(cast(nn.Conv2d, getattr(owner, name)), channels, grey)
-        setattr(owner, name, self.private)
+        shared = cast(nn.Conv2d, getattr(owner, name))
+        setattr(owner, name, PrivateConvolution(shared, channels, grey))
         self.network = network
         self.width = 0
         self.model = ""
+
+    @property
+    def private(self) -> PrivateConvolution:
+        """The first convolution."""
+        return cast(PrivateConvolution, self.network.get_submodule(self._first))
 
     def features(self, pictures: Tensor, domain: DomainName) -> Tensor:
         """Features of a domain's pictures.
