@@ -126,9 +126,9 @@ class Adaptation:
             if self.model.discriminator is None:
                 parts["discrepancy"] = mean_discrepancy(source, target)
                 total = parts["source"] + parts["target"]
-                total = total + self._weight * parts["discrepancy"]
+                total = total + self._config.weight * parts["discrepancy"]
             else:
-                strength = self._weight * reversal_strength(batch.progress)
+                strength = self._config.weight * reversal_strength(batch.progress)
                 found, told = self.model.discriminator.loss(source, target, strength)
                 total = parts["source"] + parts["target"] + found
                 parts |= {"discriminator": found, "told_apart": told}
@@ -137,11 +137,6 @@ class Adaptation:
             parts["pseudo"], parts["pseudo_labelled"] = self._pseudo_loss(unlabelled, batch.votes)
             total = total + self._config.pseudo_weight * parts["pseudo"]
         return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
-
-    @property
-    def _weight(self) -> float:
-        default = {"adversarial": 1.0, "mmd": 0.1}[self._config.method]
-        return default if self._config.weight is None else self._config.weight
 
     def _features(self, pictures: Tensor, domain: DomainName) -> Tensor:
         found = self.model.encoder.features(to_input(pictures.to(self._device)), domain)

@@ -55,9 +55,9 @@ class AdaptConfig(Config):
     SAM nano, or the backbone of YOLO-World n."""
     weights: str = "none"
     """"none" (random), "starter", an official file for the model, or a run folder of one."""
-    weight: Annotated[float, Field(ge=0)] | None = None
-    """Weight of what makes the domains alike; by default adversarial 1, to which it rises over the
-    training, mmd 0.1."""
+    weight: NotNegativeNumber = 0.1
+    """Weight of what makes the domains alike, which for adversarial it rises to; more of it lays
+    classes on the wrong ones."""
     pseudo_weight: NotNegativeNumber = 0.1
     """For mmd: weight of the pseudo labels."""
     confidence: Annotated[float, Field(gt=0, le=1)] = 0.9

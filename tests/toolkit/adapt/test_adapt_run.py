@@ -56,6 +56,34 @@ def domains(make_domain):
     return make_domain("target", "shifted", seed=1), make_domain("source", "plain")
 
 
+def test_a_target_without_labels_gains_from_adaptation(make_domain, tmp_path):
+    quick = {"optimizer": "AdamW", "learning_rate": 3e-3, "epochs": 12, "batch": 32}
+    common = {"device": "cpu", "workers": 0}
+    gains = {"mmd": [], "adversarial": []}
+    for seed in range(3):
+        source = make_domain(f"source{seed}", "plain", per_class=30, seed=seed)
+        counts = {"per_class": 24, "val": 24}
+        target = make_domain(f"target{seed}", "shifted", seed=100 + seed, **counts)
+        alone = FinetuneClassifierConfig(
+            data=source,
+            out=tmp_path / f"alone{seed}",
+            image_size=32,
+            pictures=False,
+            **quick,
+            **common,
+        )
+        before = _accuracy(finetune_classifier(alone), target)
+        for method, found in gains.items():
+            out = tmp_path / f"{method}{seed}"
+            options = {"method": method, "labels": 0, "source_image_size": 32, **quick}
+            after = _accuracy(adapt_classifier(_config(target, source, out, **options)), target)
+            found.append(after - before)
+    for method, found in gains.items():
+        mean, deviation = np.mean(found), np.std(found, ddof=1)
+        interval = 4.303 * deviation / np.sqrt(len(found))  # 95 %, t with 2 degrees of freedom
+        assert mean > 0.2 and min(found) > 0.1, (method, found, interval)
+
+
 class Killed(Exception):
     pass
 
@@ -165,7 +193,7 @@ def test_finetuning_starts_from_it_and_from_no_other_fold(domains, tmp_path):
     same = [name for name in adapted if not name.startswith("fc.")]
     assert all(torch.equal(tuned[name], adapted[name]) for name in same)
     for root in (target, source):
-        with pytest.raises(InputError, match="has learnt from fold None of .* that fold 1 holds"):
+        with pytest.raises(InputError, match=r"has learnt from fold None of .* that fold 1 holds"):
             refuse_other_fold(str(run.root), root, 1)
         refuse_other_fold(str(run.root), root, None)
 
