@@ -103,7 +103,9 @@ def _metavar(info: Any) -> str:
     if parts and get_origin(annotation) is not tuple:
         others = [get_args(part) for part in get_args(annotation) if part not in parts]
         number = ["N"] if any(int in part for part in others) else []
-        return "|".join(map(str, (*get_args(parts[0]), *number)))
+        path = ["PATH"] if Path in get_args(annotation) else []
+        choices = [choice for part in parts for choice in get_args(part)]
+        return "|".join(map(str, (*choices, *number, *path)))
     names = [t.__name__ for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
     kinds = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH", "str": "TEXT"}
     found = [kinds[name] for name in names if name in kinds]

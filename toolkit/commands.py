@@ -144,6 +144,12 @@ COMMANDS: dict[str, Command] = {
         "toolkit.classify.pretrain:pretrain_classifier",
         "pretrained",
     ),
+    "adapt": Command(
+        "Teach an encoder a poor data set by a rich one (domain adaptation).",
+        "AdaptConfig",
+        "toolkit.adapt:adapt_classifier",
+        "adapted",
+    ),
     "prompts make": Command(
         "Turn phrases into class embeddings, where the weights of CLIP are.",
         "PromptsMakeConfig",

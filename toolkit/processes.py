@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from toolkit.config import (
+        AdaptConfig,
         Config,
         FinetuneClassifierConfig,
         FinetuneSamConfig,
@@ -63,6 +64,7 @@ C = TypeVar(
     "PretrainYoloConfig",
     "PretrainSamConfig",
     "PretrainClassifierConfig",
+    "AdaptConfig",
 )
 
 

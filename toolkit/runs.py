@@ -28,6 +28,9 @@ from converters.files import write_json, write_text
 from toolkit.config import Config
 from toolkit.trackers import Trackers
 
+ADAPT = "adapt"
+"""The command whose runs are starting points of any kind of model."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -127,14 +130,15 @@ def refuse_other_fold(weights: str, data: Path, fold: int | None) -> None:
     if not (root / "config.yaml").is_file():
         return
     settings = RunFolder(root).config()
-    known = settings.get("data")
-    if known is None or (root / known).resolve() != data.resolve():
-        return
-    if settings.get("fold") != fold:
-        raise InputError(
-            f"{weights}: has learnt from fold {settings.get('fold')} of {data}, and so from "
-            f"pictures that fold {fold} holds out: start from other weights"
-        )
+    for known, its_fold in (("data", "fold"), ("source", "source_fold")):
+        learnt, learnt_fold = settings.get(known), settings.get(its_fold)
+        if learnt is None or (root / learnt).resolve() != data.resolve():
+            continue
+        if learnt_fold != fold:
+            raise InputError(
+                f"{weights}: has learnt from fold {learnt_fold} of {data}, and so from "
+                f"pictures that fold {fold} holds out: start from other weights"
+            )
 
 
 def is_run_of(root: Path, command: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from converters.dataset import GOOD
-from toolkit.architectures import PLAIN
+from toolkit.architectures import PLAIN, WORLD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from converters.findings import Finding
     from toolkit.balance import Balanced
     from toolkit.config import (
+        AdaptConfig,
         BalanceConfig,
         CheckConfig,
         CompareConfig,
@@ -202,6 +203,20 @@ def pretrained(config: PretrainConfig, result: RunFolder, *, as_json: bool) -> i
         _json({"run": str(result.root)})
         return 0
     _print(f"{result.root}: done; start from it with `toolkit finetune … --weights {result.root}`")
+    return 0
+
+
+def adapted(config: AdaptConfig, result: RunFolder, *, as_json: bool) -> int:
+    """Where the run lies and how to start from it."""
+    if as_json:
+        _json({"run": str(result.root)})
+        return 0
+    kind = {"nano": "sam", WORLD: "yolo"}.get(config.model, "classifier")
+    fold = "" if config.fold is None else f" --fold {config.fold}"
+    _print(
+        f"{result.root}: done; start from it with "
+        f"`toolkit finetune {kind} --data {config.data}{fold} --weights {result.root} --out RUN`"
+    )
     return 0
 
 

@@ -113,6 +113,7 @@ def test_presets_are_valid() -> None:
         "pretrain_yolo": configs.PretrainYoloConfig,
         "pretrain_sam": configs.PretrainSamConfig,
         "pretrain_classifier": configs.PretrainClassifierConfig,
+        "adapt": configs.AdaptConfig,
     }
     presets = sorted(folder.glob("*.yaml"))
     assert presets

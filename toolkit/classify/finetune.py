@@ -127,10 +127,11 @@ def _adapted(
     adapted = adapt_within(
         AdaptConfig(
             data=config.data,
-            source=config.source,
+            source="synth" if config.source == "synth" else Path(config.source),
             out=run.root / "adapted",
             method=config.adapt,
             fold=config.fold,
+            source_fold=config.source_fold,
             labels=config.labels,
             model=config.model,
             weights=config.weights,

@@ -160,7 +160,7 @@ def statistics_of_this_batch(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def settle_batch_norm(model: ResNet, pixels: npt.NDArray[np.uint8]) -> None:
+def settle_batch_norm(model: nn.Module, pixels: npt.NDArray[np.uint8]) -> None:
     """Take the statistics of the batch norms that learn anew, from pictures as they are.
 
     The running ones trail behind weights that move fast: with a few steps per epoch a network that
@@ -192,7 +192,7 @@ def settle_batch_norm(model: ResNet, pixels: npt.NDArray[np.uint8]) -> None:
 
 
 @torch.no_grad()
-def predict_logits(model: ResNet, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def predict_logits(model: nn.Module, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Logits of letterboxed pictures, shape (n, side, side, 3) to (n, classes)."""
     model.eval()
     device = next(model.parameters()).device

@@ -24,7 +24,7 @@ from converters.files import read_json
 from toolkit.classify.model import ARCHITECTURES, Architecture, build_resnet
 from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
-from toolkit.runs import RunFolder
+from toolkit.runs import ADAPT, RunFolder
 from toolkit.starter import STARTER, starter_path
 from toolkit.weights import fill, read_state
 

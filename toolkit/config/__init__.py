@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from toolkit.config.base import Config, build, to_yaml
 
 if TYPE_CHECKING:
-    from toolkit.config.classifier import AdaptConfig, FinetuneClassifierConfig
+    from toolkit.config.adapt import AdaptConfig
+    from toolkit.config.classifier import FinetuneClassifierConfig
     from toolkit.config.data import (
         BalanceConfig,
         CheckConfig,
@@ -71,7 +72,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AdaptConfig": "classifier",
+    "AdaptConfig": "adapt",
     "FinetuneClassifierConfig": "classifier",
     "BalanceConfig": "data",
     "CheckConfig": "data",

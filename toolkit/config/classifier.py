@@ -1,4 +1,4 @@
-"""Configurations of the image-level head and of what feeds it."""
+"""Configuration of the image-level head."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from toolkit.architectures import ResNetName
+from toolkit.config.adapt import AdaptMethod
 from toolkit.config.base import (
     Config,
     Devices,
@@ -21,9 +22,6 @@ from toolkit.config.base import (
 Augmentation = Literal["flip", "turn", "rotate", "light", "autoaugment"]
 """A random change of training pictures: mirrored, turned by 90°, turned a little and zoomed,
 brighter or darker, or the policy that AutoAugment found on ImageNet."""
-
-AdaptMethod = Literal["adversarial", "mmd"]
-"""How features of two domains are made alike."""
 
 GeneratorName = Literal["smote", "autoencoder", "lro", "dac", "ecrt"]
 """Who makes samples of rare classes."""
@@ -50,6 +48,8 @@ class FinetuneClassifierConfig(Config):
     source: str | None = None
     """Where labelled pictures of another kind come from, to adapt from before fine-tuning (adapt):
     a dataset folder, or "synth" for procedural pictures."""
+    source_fold: NotNegative | None = None
+    """Fold of the source, where it has folds."""
     adapt: AdaptMethod | None = None
     """Adapt from the source first, as `toolkit adapt` does with its defaults: adversarial (gradient
     reversal) or mmd (maximum mean discrepancy and pseudo labels)."""
@@ -148,6 +148,7 @@ class FinetuneClassifierConfig(Config):
             if self.steps is not None and given:
                 raise ValueError(f"steps: are given instead of {name}: leave one of them out")
         for name, needs, there in (
+            ("source_fold", "--source", self.source is not None),
             ("focal_gamma", "--loss focal", self.loss == "focal"),
             ("generate_to", "--generate", self.generate is not None),
             ("outlier_weight", "--outliers", self.outliers is not None),
@@ -158,66 +159,3 @@ class FinetuneClassifierConfig(Config):
         if len(set(self.augment)) < len(self.augment):
             raise ValueError("augment: give each change once")
         return self
-
-
-class AdaptConfig(Config):
-    """Teach an encoder a poor data set by a rich one (domain adaptation).
-
-    The run is a starting point (weights) for fine-tuning.
-    """
-
-    data: Path
-    """Dataset folder: the target, whose train pictures are learnt from, its val only looked at."""
-    source: str
-    """Where labelled pictures of another kind come from: a dataset folder (its train), or "synth"
-    for procedural pictures."""
-    out: Path
-    """Run folder to make, or to go on with (resume)."""
-    method: AdaptMethod = "mmd"
-    """adversarial: a discriminator that shall not tell domains apart, through gradient reversal;
-    mmd: maximum mean discrepancy with several kernels, and pseudo labels."""
-    fold: NotNegative | None = None
-    """Fold of the target, where it has folds."""
-    source_fold: NotNegative | None = None
-    """Fold of the source, where it has folds."""
-    labels: NotNegative | None = None
-    """Train pictures of each defect class of the target whose labels may be used, drawn by the
-    seed; 0 uses no label at all, not even that of good ones; by default all."""
-    model: str = "resnet18"
-    """Encoder, with weights "none": a ResNet; otherwise the weights' own."""
-    weights: str = "none"
-    """"none" (random), "starter", a file of torchvision, or a run folder."""
-    weight: Annotated[float, Field(ge=0)] | None = None
-    """Weight of what makes the domains alike; by default adversarial 1, mmd 0.1."""
-    pseudo_weight: NotNegativeNumber = 0.1
-    """For mmd: weight of the pseudo labels."""
-    confidence: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """For mmd: least probability, averaged over the views, of a pseudo label."""
-    views: Annotated[int, Field(ge=1, le=16)] = 3
-    """For mmd: random views of a picture that vote for its pseudo label."""
-    epochs: Positive = 50
-    """Passes over the target's train pictures."""
-    steps: Positive | None = None
-    """Optimiser steps in all, instead of epochs."""
-    batch: Annotated[int, Field(ge=4)] = 32
-    """Pictures per step, of each domain."""
-    image_size: ImageSize = 128
-    """Side of the square that the target's pictures are seen at."""
-    source_image_size: ImageSize | None = None
-    """The same for the source's; by default that of the target."""
-    optimizer: Literal["AdamW", "SGD"] = "SGD"
-    """Optimiser; SGD has a momentum of 0.9."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak rate; by default SGD 0.01, AdamW 3e-4."""
-    weight_decay: NotNegativeNumber = 5e-4
-    """Weight decay."""
-    resume: bool = False
-    """Go on from the last whole checkpoint of the run folder."""
-    device: Devices = "auto"
-    """auto, cpu, mps, cuda, cuda:N, or several that share each batch."""
-    workers: NotNegative = 2
-    """Threads that load images."""
-    track: Trackers = ()
-    """Trackers that get every record of the log too: tensorboard, mlflow, wandb."""
-    seed: NotNegative = 0
-    """Seed of everything random."""

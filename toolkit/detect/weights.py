@@ -19,8 +19,8 @@ from toolkit.detect.models import Scale, build_model, build_plain, set_classes
 from toolkit.detect.modes import is_reparameterised, reparameterise
 from toolkit.detect.tiles import Tiling
 from toolkit.outlines import without_outlines
-from toolkit.runs import RunFolder, is_run_of
-from toolkit.starter import STARTER, read_packed, starter_path, write_packed
+from toolkit.runs import ADAPT, RunFolder
+from toolkit.starter import STARTER, is_pretrained, read_packed, starter_path, write_packed
 
 Origin = Literal["random", "procedural", "photographs"]
 """What weights have seen: nothing, procedural pictures alone, or photographs."""
@@ -132,7 +132,7 @@ def save_weights(run: RunFolder, state: dict[str, torch.Tensor]) -> None:
 
 
 def load_trained(source: Path) -> RunModel:
-    """Load the best model of a run of ``finetune yolo`` or ``pretrain yolo``, or the starter.
+    """Load the best model of a run, of ``adapt`` too, or the starter.
 
     Args:
         source: the run folder, or "starter".
@@ -159,7 +159,7 @@ def with_kinds_only(trained: RunModel) -> RunModel:
 
 
 def _load_run(root: Path) -> RunModel:
-    run = RunFolder.open(root, COMMAND, PRETRAIN)
+    run = RunFolder.open(root, COMMAND, PRETRAIN, ADAPT)
     path = run.checkpoints / "model.json"
     description = read_json(path)
     try:
@@ -189,7 +189,7 @@ def _load_run(root: Path) -> RunModel:
             f"{weights}: is damaged or not a {title(arch, scale)} model: train again"
         ) from error
     model.eval()
-    pretrained = is_run_of(root, PRETRAIN)
+    pretrained = is_pretrained(str(root), PRETRAIN)
     is_open = bool(description.get("open_vocabulary"))
     return RunModel(model, scale, embeddings, image_size, source, pretrained, arch, tile, is_open)
 

@@ -25,7 +25,7 @@ from converters.errors import InputError
 from converters.files import read_json
 from toolkit.known_weights import located
 from toolkit.outlines import without_outlines
-from toolkit.runs import RunFolder
+from toolkit.runs import ADAPT, RunFolder
 from toolkit.segment.model import ARCHITECTURES, ArchitectureName, build_sam
 from toolkit.segment.sam import Sam
 from toolkit.starter import STARTER, read_packed, starter_path
@@ -44,8 +44,8 @@ def load_sam(weights: str | Path) -> Loaded:
     """Build the SAM that a file or a run holds.
 
     Args:
-        weights: "starter", a run folder of ``finetune sam`` or ``pretrain sam``, or a file in an
-            official format: the pickled state_dict that segment-anything
+        weights: "starter", a run folder of ``finetune sam``, ``pretrain sam`` or ``adapt``, or a
+            file in an official format: the pickled state_dict that segment-anything
             (``sam_vit_b_01ec64.pth``) and MobileSAM (``mobile_sam.pt``) publish, or SAM 2's, which
             is under "model" (``sam2.1_hiera_tiny.pt``).
 
@@ -76,7 +76,7 @@ def _load_starter(path: Path) -> Loaded:
 
 
 def _load_run(root: Path) -> Loaded:
-    run = RunFolder.open(root, COMMAND, PRETRAIN)
+    run = RunFolder.open(root, COMMAND, PRETRAIN, ADAPT)
     description = run.checkpoints / "model.json"
     content = read_json(description)
     name = content.get("architecture") if isinstance(content, dict) else None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from converters.errors import InputError
 from converters.files import write_bytes
-from toolkit.runs import is_run_of
+from toolkit.runs import ADAPT, is_run_of
 
 STARTER = "starter"
 """What ``--weights`` takes for them."""
@@ -44,8 +44,12 @@ def starter_path(name: Name) -> Path:
 
 
 def is_pretrained(weights: str, command: str) -> bool:
-    """Whether weights have seen procedural pictures alone: the starter, or a run of ``command``."""
-    return weights == STARTER or is_run_of(Path(weights), command)
+    """Whether weights have most still to learn: the starter, or a run of ``command`` or ``adapt``.
+
+    The former have seen procedural pictures alone; the latter have been moved to other pictures
+    without the task.
+    """
+    return weights == STARTER or any(is_run_of(Path(weights), each) for each in (command, ADAPT))
 
 
 def read_packed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -543,16 +543,12 @@ def test_exposed_to_outliers_the_network_is_less_sure_of_others_of_their_kind(
         found = []
         for outliers in (None, "stripes"):
             out = tmp_path / f"{outliers}-{seed}"
-            options = {"epochs": 10, "batch": 8, "seed": seed, "outliers": outliers}
-            run = finetune_classifier(_config(data, out, **options))
-            classifier = Classifier.load(run.root, "cpu")
-            scores = [suspicion(classifier.logits(p), 1.0, "uniform") for p in (test, unknown)]
-            found.append(np.mean(scores[1][:, None] > scores[0]))
-            accuracies.append(max(record["val_balanced_accuracy"] for record in _log(run)))
-        gains.append(found[1] - found[0])
-    print(gains, accuracies)
-    assert np.mean(gains) - 2 * np.std(gains, ddof=1) / np.sqrt(3) > 0
-    assert np.mean(accuracies[1::2]) > np.mean(accuracies[::2]) - 0.1
+            options = {"epochs": 8, "batch": 8, "seed": seed, "outliers": outliers}
+            run = finetune_classifier(_config(data, out, **options, calibrate=False))
+            logits = torch.from_numpy(Classifier.load(run.root, "cpu").logits(unknown))
+            found.append(undecided(logits).item() - np.log(3))
+        gains.append(found[0] - found[1])
+    assert np.mean(gains) > 2 * np.std(gains, ddof=1) / np.sqrt(3), gains
 
 
 def test_steps_are_as_many_for_few_pictures_as_for_many(make_dataset, tmp_path):
@@ -562,11 +558,3 @@ def test_steps_are_as_many_for_few_pictures_as_for_many(make_dataset, tmp_path):
     assert [record["step"] for record in _log(run)] == [20, 40, 60]
     with pytest.raises(ValueError, match="steps: are given instead of epochs"):
         _config(data, tmp_path / "other", epochs=3, steps=45)
-
-
-            options = {"epochs": 8, "batch": 8, "seed": seed, "outliers": outliers}
-            run = finetune_classifier(_config(data, out, **options, calibrate=False))
-            logits = torch.from_numpy(Classifier.load(run.root, "cpu").logits(unknown))
-            found.append(undecided(logits).item() - np.log(3))
-        gains.append(found[0] - found[1])
-    assert np.mean(gains) > 2 * np.std(gains, ddof=1) / np.sqrt(3), gains
