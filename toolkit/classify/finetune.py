@@ -17,7 +17,7 @@ from toolkit.classify.generate import FEATURE_GENERATORS
 from toolkit.classify.labels import labelled_part
 from toolkit.classify.model import build_resnet
 from toolkit.classify.task import ClassifierTask, balance
-from toolkit.classify.weights import COMMAND, PRETRAIN, Description, load_backbone
+from toolkit.classify.weights import COMMAND, PRETRAIN, TRAINED, Description, load_backbone
 from toolkit.config import AdaptConfig, FinetuneClassifierConfig
 from toolkit.console import note
 from toolkit.processes import Place, train_in_processes
@@ -27,9 +27,6 @@ from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, fit, packed, shared_run, whole_model
 
 FREE_ON_RESUME = ("epochs", "patience", "device", "workers", "resume", "track", "pictures")
-
-TRAINED = "trained.safetensors"
-"""The network as it was trained, in ``checkpoints/``, where its head is then made anew."""
 
 
 def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
@@ -91,7 +88,7 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
         if on_features:
             from toolkit.classify.generate.head import grow_head
 
-            description = grow_head(config, run, description, pictures, device)
+            description = grow_head(config, run, description, datasets["train"], pictures, device)
         finish(config, run, description, datasets, pictures, device)
     return run
 

@@ -31,6 +31,9 @@ from toolkit.weights import fill, read_state
 COMMAND = "finetune classifier"
 PRETRAIN = "pretrain classifier"
 
+TRAINED = "trained.safetensors"
+"""The network as it was trained, in ``checkpoints/``, where its head is then made anew."""
+
 _BLOCKS: dict[tuple[bool, int], Architecture] = {
     (False, 2): "resnet18",
     (False, 6): "resnet34",
@@ -102,6 +105,10 @@ def load_run(root: Path) -> tuple[ResNet, Description]:
     description = _read_description(run)
     path = run.checkpoints / "best.safetensors"
     model = build_resnet(description.architecture, len(description.classes))
+    if description.head is not None:
+        from toolkit.classify.generate.head import build_head
+
+        model.fc = build_head(description.head, model.fc.in_features, len(description.classes))
     _fill(path, description.architecture, model, read_state(path, "torchvision"))
     return model, description
 
@@ -118,7 +125,8 @@ def _resolve(source: str, classes: Sequence[str]) -> tuple[Path, bool]:
         )
     if path.is_dir():
         run = RunFolder.open(path, COMMAND, PRETRAIN)
-        same_head = _read_description(run).classes == tuple(classes)
+        known = _read_description(run)
+        same_head = known.classes == tuple(classes) and known.head is None
         return run.checkpoints / "best.safetensors", same_head
     return path, False
 
