@@ -15,7 +15,7 @@ from toolkit.classify.data import Labels
 from toolkit.classify.generate.base import Grown, Values
 from toolkit.classify.generate.features import Projection
 
-COMPONENTS = 32
+COMPONENTS = 16
 """Principal components of the features that the networks see, at most."""
 
 REAL_ENOUGH = 0.25
@@ -24,7 +24,7 @@ REAL_ENOUGH = 0.25
 SURE_ENOUGH = 0.5
 """Least probability that the classifier gives a sample's class."""
 
-_STEPS, _BATCH, _RATE, _HIDDEN, _NOISE = 800, 64, 1e-3, 64, 16
+_STEPS, _BATCH, _RATE, _HIDDEN = 300, 64, 1e-3, 64
 _BLUR = 0.2
 _NEIGHBOURS = 3
 _ROUNDS = 20
@@ -41,13 +41,16 @@ class Dac:
       perceptrons; a sample takes from its nearest real row what the components leave out;
     * batches show all classes alike; real rows are blurred a little, or the discriminator would
       learn the few of a rare class by heart;
+    * the generator starts from the class' mean with noise as wide as classes are on average, and
+      learns what to add, because a few rows tell too little to learn this, too;
     * the discriminator has spectral normalisation, the projection of the class (Miyato and Koyama,
       ICLR 2018) and the hinge loss; the classifier learns from real and made rows, and the
       generator also from its answer (Odena et al., AC-GAN, ICML 2017);
     * filtering keeps samples that score higher than the lowest ``REAL_ENOUGH`` of the real rows of
       their class; purification keeps those that the classifier is sure of (``SURE_ENOUGH``) and
-      of whose three nearest real rows most are of their class, as edited nearest neighbours do
-      (Wilson, IEEE SMC 1972).
+      whose class has the vote of the three nearest real rows, as edited nearest neighbours do
+      (Wilson, IEEE SMC 1972), but with votes by the inverse frequency of classes, or a rare one
+      would hardly ever have it.
 
     A sample's parent is the nearest real row of its class, whose rest it has: what the networks
     made of the components comes from no rows in particular. A ``Generator`` of features.
@@ -76,7 +79,7 @@ class Dac:
         size = self._scores.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            self._generator = _Generator(size, len(classes))
+            self._generator = _Generator(self._scores, labels, len(classes))
             self._discriminator = _Discriminator(size, len(classes))
             self._classifier = _perceptron(size, len(classes))
             self._train(torch.from_numpy(self._scores).float(), torch.from_numpy(labels))
@@ -144,8 +147,14 @@ class Dac:
         bar = self._discriminator(real, torch.full((len(real),), label)).quantile(REAL_ENOUGH)
         like_real = self._discriminator(made, torch.full((len(made),), label)) >= bar
         sure = self._classifier(made).softmax(dim=1)[:, label] >= SURE_ENOUGH
-        among = own[_nearest(self._scores, candidates, _NEIGHBOURS)].mean(axis=1) > 0.5
-        return np.asarray((like_real & sure).numpy() & among, np.bool_)
+        return np.asarray((like_real & sure).numpy() & (self._vote(candidates) == label), np.bool_)
+
+    def _vote(self, candidates: npt.NDArray[np.float64]) -> Labels:
+        """The class for which the nearest real rows vote."""
+        counts = np.bincount(self._labels)
+        voters = self._labels[_nearest(self._scores, candidates, _NEIGHBOURS)]
+        votes = (voters[:, :, None] == np.arange(len(counts))).sum(axis=1) / np.maximum(counts, 1)
+        return np.asarray(votes.argmax(axis=1), np.int64)
 
 
 def _nearest(
@@ -171,15 +180,29 @@ def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
 class _Generator(nn.Module):
     """Classes to scores of a row each, with noise."""
 
-    def __init__(self, size: int, classes: int) -> None:
+    means: Tensor
+    width: Tensor
+
+    def __init__(self, scores: npt.NDArray[np.float64], labels: Labels, classes: int) -> None:
+        """Start from the mean of every class, and the mean deviation within them."""
         super().__init__()
-        self._classes = classes
-        self._network = _perceptron(_NOISE + classes, size)
+        means = np.zeros((classes, scores.shape[1]))
+        widths = []
+        for label in np.unique(labels):
+            own = scores[labels == label]
+            means[label] = own.mean(axis=0)
+            widths.append(own.std(axis=0))
+        self.register_buffer("means", torch.from_numpy(means).float())
+        self.register_buffer("width", torch.from_numpy(np.mean(widths, axis=0)).float())
+        self._more = _perceptron(scores.shape[1] + classes, scores.shape[1])
+        nn.init.zeros_(self._more[-1].weight)
+        nn.init.zeros_(self._more[-1].bias)
 
     def forward(self, labels: Tensor, draw: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn(len(labels), _NOISE, generator=draw)
-        shown = F.one_hot(labels, self._classes).float()
-        made: Tensor = self._network(torch.cat([noise, shown], dim=1))
+        noise = torch.randn(len(labels), len(self.width), generator=draw)
+        shown = F.one_hot(labels, len(self.means)).float()
+        more = self._more(torch.cat([noise, shown], dim=1))
+        made: Tensor = self.means[labels] + self.width * (noise + more)
         return made
 
 

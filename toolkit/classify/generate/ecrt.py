@@ -25,7 +25,7 @@ FREQUENT = 0.5
 """Share of the most frequent class' rows that makes a class a frequent one."""
 
 _TRANSFORMS, _HIDDEN = 4, (128, 128)
-_STEPS, _BATCH, _RATE, _CLIP = 400, 128, 1e-3, 1e-3
+_STEPS, _BATCH, _RATE, _CLIP = 150, 64, 1e-3, 1e-3
 _LIKELIHOOD = 1e-3
 _CRITIC_HIDDEN = 32
 
@@ -43,7 +43,7 @@ class Sources(nn.Module):
 
     def __init__(self, features: int, sources: int) -> None:
         """Build it with the flow as the identity; ``fit`` of ``Ecrt`` or a file fills the rest."""
-        from zuko.flows import MAF
+        from zuko.flows import MAF, MaskedAutoregressiveTransform
 
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
@@ -51,10 +51,10 @@ class Sources(nn.Module):
         self.flow: nn.Module = MAF(
             sources, transforms=_TRANSFORMS, hidden_features=_HIDDEN
         ).transform
-        for transform in self.flow.children():
-            last = list(transform.hyper.children())[-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for part in self.flow.modules():
+            if isinstance(part, MaskedAutoregressiveTransform):
+                nn.init.zeros_(part.hyper[-1].weight)
+                nn.init.zeros_(part.hyper[-1].bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features, shape (n, features), to sources, shape (n, sources)."""
@@ -182,26 +182,23 @@ class _Critic(nn.Module):
 
     def __init__(self, sources: int, classes: int) -> None:
         super().__init__()
-        self._classes = classes
-        # A convolution in groups is a perceptron for each source.
-        self._functions = nn.Sequential(
-            nn.Conv1d(sources, sources * _CRITIC_HIDDEN, 1, groups=sources),
-            nn.ReLU(),
-            nn.Conv1d(sources * _CRITIC_HIDDEN, sources * classes, 1, groups=sources),
-        )
+        self._inner = nn.Parameter(torch.randn(sources, _CRITIC_HIDDEN))
+        self._inner_bias = nn.Parameter(torch.randn(sources, _CRITIC_HIDDEN))
+        spread = (_CRITIC_HIDDEN * sources) ** -0.5
+        self._outer = nn.Parameter(spread * torch.randn(sources * _CRITIC_HIDDEN, classes))
         self.mean = nn.Parameter(torch.zeros(classes, sources))
         self.deviation = nn.Parameter(torch.zeros(classes, sources))
 
     def forward(self, sources: Tensor) -> Tensor:
         """Sources, shape (n, sources), to a logit for every class, shape (n, classes)."""
-        of_each = self._functions(sources[:, :, None])
-        fits: Tensor = of_each.view(len(sources), -1, self._classes).sum(dim=1)
+        inner = F.relu(sources[:, :, None] * self._inner + self._inner_bias)
+        fits: Tensor = inner.flatten(1) @ self._outer
         return fits
 
     def log_likelihood(self, sources: Tensor, labels: Tensor) -> Tensor:
         """Of normal sources, shape (n,)."""
         normal = torch.distributions.Normal(self.mean[labels], self.deviation[labels].exp())
-        found: Tensor = normal.log_prob(sources).sum(dim=1)
+        found: Tensor = normal.log_prob(sources).sum(dim=1)  # type: ignore[no-untyped-call]
         return found
 
 

@@ -222,7 +222,7 @@ def fit_linear(
     standard = (exact - mean) / deviation
     slopes = torch.zeros(classes, values.shape[1], dtype=torch.float64, requires_grad=True)
     offsets = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([slopes, offsets], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([slopes, offsets], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -231,7 +231,7 @@ def fit_linear(
         torch.autograd.backward(total)
         return total
 
-    optimizer.step(loss)
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     layer = nn.Linear(values.shape[1], classes)
     with torch.no_grad():
         layer.weight.copy_(slopes / deviation)

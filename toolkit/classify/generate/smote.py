@@ -56,7 +56,7 @@ def _keeping_parents() -> Any:
     """imbalanced-learn's SMOTE, which also says between which rows of the class a sample lies."""
     from imblearn.over_sampling import SMOTE
 
-    class KeepingParents(SMOTE):
+    class KeepingParents(SMOTE):  # type: ignore[misc]
         def _generate_samples(
             self,
             X: npt.NDArray[Any],
