@@ -22,8 +22,13 @@ def _fitted(apart, seed=0):
     return generator, values, labels, centres
 
 
-def test_samples_are_nearest_the_centre_of_their_own_class():
-    generator, _, _, centres = _fitted(apart=6)
+@pytest.fixture(scope="module")
+def fitted():
+    return _fitted(apart=6)
+
+
+def test_samples_are_nearest_the_centre_of_their_own_class(fitted):
+    generator, _, _, centres = fitted
     made = generator.sample(2, 50)
     assert len(made.labels) == 50
     distances = np.linalg.norm(made.values[:, None] - centres, axis=2)
@@ -31,8 +36,8 @@ def test_samples_are_nearest_the_centre_of_their_own_class():
     assert np.all(made.values.std(axis=0) > 0.1)  # not one and the same
 
 
-def test_a_samples_parent_is_the_nearest_row_of_its_class():
-    generator, values, labels, _ = _fitted(apart=6)
+def test_a_samples_parent_is_the_nearest_row_of_its_class(fitted):
+    generator, values, labels, _ = fitted
     made = generator.sample(2, 10)
     rows = np.flatnonzero(labels == 2)
     project = generator._projection.project
@@ -41,13 +46,23 @@ def test_a_samples_parent_is_the_nearest_row_of_its_class():
         assert parents == (rows[distances.argmin()],)
 
 
-def test_a_class_that_cannot_be_told_from_another_gets_few_samples_or_none():
-    far, near = (len(_fitted(apart)[0].sample(2, 300).labels) for apart in (6, 0))
-    assert far == 300 and near < 300
+def test_fewer_candidates_pass_in_a_class_that_cannot_be_told_from_another(fitted):
+    shares = []
+    for generator in (fitted[0], _fitted(apart=0)[0]):
+        candidates = generator._make(2, 300, torch.Generator().manual_seed(0))
+        shares.append(generator._passes(candidates, 2).mean())
+    assert shares[1] < shares[0]
 
 
-def test_each_sieve_lets_through_only_what_it_shall(monkeypatch):
-    generator, *_ = _fitted(apart=6)
+def test_fewer_are_made_where_hardly_any_pass(fitted, monkeypatch):
+    generator, *_ = fitted
+    monkeypatch.setattr(dac, "SURE_ENOUGH", 1.1)
+    none = generator.sample(2, 7)
+    assert none.values.shape == (0, 12) and none.parents == ()
+
+
+def test_each_sieve_lets_through_only_what_it_shall(fitted, monkeypatch):
+    generator, *_ = fitted
     draw = torch.Generator().manual_seed(0)
     of_another = generator._make(1, 100, draw)
     own = generator._make(2, 100, draw)
@@ -59,8 +74,8 @@ def test_each_sieve_lets_through_only_what_it_shall(monkeypatch):
 
 
 @pytest.mark.parametrize(("place", "expected"), [((6, 6), 2), ((0, 0), 0), ((6, -1), 1)])
-def test_the_vote_of_neighbours_is_that_of_the_class_around(place, expected):
-    generator, *_ = _fitted(apart=6)
+def test_the_vote_of_neighbours_is_that_of_the_class_around(fitted, place, expected):
+    generator, *_ = fitted
     point = np.zeros((1, 12), np.float32)
     point[0, :2] = place
     assert generator._vote(generator._projection.project(point)) == expected

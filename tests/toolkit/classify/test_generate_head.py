@@ -13,7 +13,15 @@ from converters.errors import InputError
 from converters.files import read_json
 from converters.folder import DatasetFolder
 from toolkit.classify import Classifier, finetune_classifier
-from toolkit.classify.generate import FEATURE_GENERATORS, Grown, grow, head, make_generator
+from toolkit.classify.generate import (
+    FEATURE_GENERATORS,
+    Grown,
+    dac,
+    ecrt,
+    grow,
+    head,
+    make_generator,
+)
 from toolkit.classify.generate.features import Features, pooled_features
 from toolkit.classify.generate.head import Score, build_head, fit_linear, learn_head
 from toolkit.classify.weights import TRAINED, load_run
@@ -110,8 +118,10 @@ def _config(data, out, **options):
 
 
 @pytest.fixture
-def rare(make_dataset, narrow):
-    """A dataset whose defects are rarer than good pictures."""
+def rare(make_dataset, narrow, monkeypatch):
+    """A dataset whose defects are rarer than good pictures, and networks that learn little."""
+    monkeypatch.setattr(dac, "_STEPS", 50)
+    monkeypatch.setattr(ecrt, "_STEPS", 10)
     return make_dataset(good=8, per_kind=3)
 
 

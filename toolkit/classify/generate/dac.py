@@ -18,14 +18,14 @@ from toolkit.classify.generate.features import Projection
 COMPONENTS = 16
 """Principal components of the features that the networks see, at most."""
 
-REAL_ENOUGH = 0.25
+REAL_ENOUGH = 0.05
 """Share of the real rows of a class that the discriminator may find less real than a sample."""
 
 SURE_ENOUGH = 0.5
 """Least probability that the classifier gives a sample's class."""
 
-_STEPS, _BATCH, _RATE, _HIDDEN = 300, 64, 1e-3, 64
-_BLUR = 0.2
+_STEPS, _BATCH, _RATE, _HIDDEN = 200, 64, 1e-3, 64
+_BLUR = 0.5
 _NEIGHBOURS = 3
 _ROUNDS = 20
 

@@ -25,7 +25,7 @@ FREQUENT = 0.5
 """Share of the most frequent class' rows that makes a class a frequent one."""
 
 _TRANSFORMS, _HIDDEN = 4, (128, 128)
-_STEPS, _BATCH, _RATE, _CLIP = 150, 64, 1e-3, 1e-3
+_STEPS, _BATCH, _RATE, _CLIP = 60, 64, 1e-3, 1e-3
 _LIKELIHOOD = 1e-3
 _CRITIC_HIDDEN = 32
 
