@@ -195,8 +195,8 @@ class _Generator(nn.Module):
         self.register_buffer("means", torch.from_numpy(means).float())
         self.register_buffer("width", torch.from_numpy(np.mean(widths, axis=0)).float())
         self._more = _perceptron(scores.shape[1] + classes, scores.shape[1])
-        nn.init.zeros_(self._more[-1].weight)
-        nn.init.zeros_(self._more[-1].bias)
+        for start in list(self._more.parameters())[-2:]:  # of the last layer
+            nn.init.zeros_(start)
 
     def forward(self, labels: Tensor, draw: torch.Generator | None = None) -> Tensor:
         noise = torch.randn(len(labels), len(self.width), generator=draw)
