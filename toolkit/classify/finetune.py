@@ -20,11 +20,17 @@ from toolkit.classify.labels import labelled_part
 from toolkit.classify.losses import ClassifierLoss, balance
 from toolkit.classify.model import build_resnet
 from toolkit.classify.task import ClassifierTask
-from toolkit.classify.weights import ADAPT, COMMAND, PRETRAIN, Description, load_backbone
+from toolkit.classify.weights import (
+    COMMAND,
+    PRETRAIN,
+    TRAINED,
+    Description,
+    load_backbone,
+)
 from toolkit.config import AdaptConfig, FinetuneClassifierConfig
 from toolkit.console import note
 from toolkit.processes import Place, train_in_processes
-from toolkit.runs import RunFolder, is_run_of, refuse_other_fold
+from toolkit.runs import ADAPT, RunFolder, is_run_of, refuse_other_fold
 from toolkit.sampling import class_factors, epoch_length, picture_factors
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, fit, packed, shared_run, whole_model
@@ -33,9 +39,6 @@ FREE_ON_RESUME = ("epochs", "steps", "patience", "device", "workers", "resume", 
 
 STEPS_PER_EPOCH = 20
 """Fewest steps between looks at val where the length of training is given in steps."""
-
-TRAINED = "trained.safetensors"
-"""The network as it was trained, in ``checkpoints/``, where its head is then made anew."""
 
 
 def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
@@ -97,7 +100,7 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
         if on_features:
             from toolkit.classify.generate.head import grow_head
 
-            description = grow_head(config, run, description, pictures, device)
+            description = grow_head(config, run, description, datasets["train"], pictures, device)
         finish(config, run, description, datasets, pictures, device)
     return run
 
