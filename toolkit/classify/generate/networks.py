@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Autoencoder(nn.Module):
         self._inner = (_WIDTHS[-1], side // 8, side // 8)
         numbers = _WIDTHS[-1] * (side // 8) ** 2
         steps: list[nn.Module] = []
-        for before, after in zip((channels, *_WIDTHS), _WIDTHS, strict=False):
+        for before, after in pairwise((channels, *_WIDTHS)):
             steps += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
         code = nn.Linear(numbers, CODE)
         self._encoder = nn.Sequential(
@@ -58,7 +59,7 @@ class Autoencoder(nn.Module):
         )
         outer = (*reversed(_WIDTHS), channels)
         steps = [nn.Linear(CODE + classes, numbers), nn.Unflatten(1, self._inner)]
-        for before, after in zip(outer, outer[1:], strict=False):
+        for before, after in pairwise(outer):
             steps += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         self._decoder = nn.Sequential(*steps)
 
@@ -88,7 +89,7 @@ class Discriminator(nn.Module):
         """Make one with random weights, for pictures of so many channels."""
         super().__init__()
         steps: list[nn.Module] = []
-        for before, after in zip((channels, *_WIDTHS), _WIDTHS, strict=False):
+        for before, after in pairwise((channels, *_WIDTHS)):
             steps += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         self._windows = nn.Sequential(*steps, nn.Conv2d(_WIDTHS[-1], 1, 1))
 
@@ -173,9 +174,7 @@ def train_discriminator(
     optimizer = torch.optim.AdamW(model.parameters(), lr=_DISCRIMINATOR_RATE, betas=(0.5, 0.999))
     for _ in range(steps):
         real = pictures[torch.from_numpy(balanced_draw(labels, rng)).to(pictures.device)]
-        logits = [
-            model(_mirrored(some, rng)) for some in (real, made(balanced_draw(labels, rng)))
-        ]
+        logits = [model(_mirrored(some, rng)) for some in (real, made(balanced_draw(labels, rng)))]
         loss = F.softplus(-logits[0]).mean() + F.softplus(logits[1]).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -55,7 +55,8 @@ def write_sheet(path: Path, train: Pictures, made: Grown, classes: Sequence[str]
 def _some(labels: Labels, label: int) -> Labels:
     """Rows of up to ten pictures of a class, evenly spread."""
     own = np.flatnonzero(labels == label)
-    return own[np.linspace(0, len(own) - 1, min(_EACH, len(own))).round().astype(int)]
+    chosen: Labels = own[np.linspace(0, len(own) - 1, min(_EACH, len(own))).round().astype(int)]
+    return chosen
 
 
 def _shrunk(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit.classify.generate import latent, lro
+from toolkit.classify.generate.lro import Lro, find_clusters
+
+CPU = torch.device("cpu")
+CLASSES = ("good", "patch")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Twelve good pictures; of the rare class four with a patch on the left, four on the right."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [12, 8])
+    pixels = rng.normal(100, 8, (20, 32, 32, 3))
+    pixels[12:16, 8:24, 2:12] += 90
+    pixels[16:20, 8:24, 20:30] += 90
+    train = np.clip(pixels, 0, 255).astype(np.uint8), labels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latent, "_STEPS", 100)
+        patch.setattr(lro, "_STEPS", 30)
+        generator = Lro(seed=0)
+        generator.fit(*train, CLASSES, CPU)
+    return generator
+
+
+def test_both_modes_of_a_class_are_found_and_sampled_alike(fitted):
+    left, right = [12, 13, 14, 15], [16, 17, 18, 19]
+    assert sorted(cluster.tolist() for cluster in fitted.clusters(1)) == [left, right]
+    made = fitted.sample(1, 21)
+    modes = [set(own) <= set(left) for own in made.parents]
+    assert all(set(own) <= set(left) or set(own) <= set(right) for own in made.parents)
+    assert sum(modes) in (10, 11)
+    for picture, is_left in zip(made.values, modes, strict=True):
+        bright = picture[8:24, 2:12].mean() - picture[8:24, 20:30].mean()
+        assert (bright > 40) if is_left else (bright < -40)
+
+
+def test_the_kept_lose_less_by_their_own_autoencoder_than_all_candidates(fitted, monkeypatch):
+    def fitness(made):
+        with torch.no_grad():
+            return fitted._fitness(fitted._space.seen(made.values), 1)
+
+    kept = fitness(fitted.sample(1, 60))
+    for module in (latent, lro):
+        monkeypatch.setattr(module, "EACH", 1)
+    any_one = fitness(fitted.sample(1, 60))
+    assert kept.mean() > any_one.mean() + 0.3 * any_one.std()
+
+
+def test_the_same_call_gives_the_same_pictures(fitted):
+    made = fitted.sample(1, 6)
+    assert np.array_equal(fitted.sample(1, 6).values, made.values)
+    assert fitted.sample(1, 0).values.shape == (0, 32, 32, 3)
+
+
+def test_noise_is_no_cluster_unless_all_is_noise():
+    rng = np.random.default_rng(0)
+    modes = [rng.normal(centre, 0.1, (6, 8)) for centre in (0, 3)]
+    found = find_clusters(np.concatenate([*modes, np.full((1, 8), 40.0)]).astype(np.float32))
+    assert [cluster.tolist() for cluster in found] == [list(range(6)), list(range(6, 12))]
+    apart = np.array([[0], [1], [2.2], [100], [200], [1000]], np.float32) ** 2
+    assert [cluster.tolist() for cluster in find_clusters(apart[[0, 3, 5]])] == [[0, 1, 2]]
+
+
+def test_equal_pictures_are_one_cluster():
+    assert [cluster.tolist() for cluster in find_clusters(np.zeros((4, 8), np.float32))] == [
+        [0, 1, 2, 3]
+    ]
