@@ -139,7 +139,7 @@ class LatentSpace:
         hardly change anything, again and again.
 
         Args:
-            candidates: of one class.
+            candidates: of one class, for one picture at least.
             score: of pictures as the autoencoder sees them, shape (n,); higher is better.
             label: of the class.
         """
@@ -156,8 +156,6 @@ class LatentSpace:
                 pictures.append(self.picture(row, change))
             for own, number in zip(of_each, chosen.tolist(), strict=True):
                 parents.append(tuple(own[number].tolist()))
-        if not pictures:
-            return Grown.none(self._pixels)
         return Grown(np.stack(pictures), np.full(len(pictures), label, np.int64), tuple(parents))
 
 

@@ -63,7 +63,7 @@ class Lro:
             self._of_label[label] = model
 
     def sample(self, label: int, count: int) -> Grown:
-        """Make ``count`` pictures of a class; see ``Generator``.
+        """Make ``count`` pictures, at least one, of a class; see ``Generator``.
 
         The parents are the picture that is changed, and the two of its cluster whose difference
         changes it.
