@@ -198,14 +198,14 @@ def test_a_run_from_end_to_end_never_looks_at_val_to_make_pictures(
 ):
     data = make_dataset(good=6)
     runs = []
-    for name, options in (("a", {}), ("b", {}), ("c", {"seed": 1})):
+    for name in ("a", "b"):
         if name == "b":
             for path in (data / "images").glob("val_*"):
                 cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
-        options |= {"generate": generator, "class_weights": "none"}
-        runs.append(finetune_classifier(_config(data, tmp_path / name, **options)))
+        config = _config(data, tmp_path / name, generate=generator, class_weights="none")
+        runs.append(finetune_classifier(config))
     files = [(run.root / "generated/grown.safetensors").read_bytes() for run in runs]
-    assert files[0] == files[1] != files[2]
+    assert files[0] == files[1]
     made = load_file(runs[0].root / "generated/grown.safetensors")
     assert made["labels"].tolist() == [1, 1, 1, 2, 2, 2]
     assert Classifier.load(runs[0].root, "cpu").classes == ("good", "scratch", "spot")

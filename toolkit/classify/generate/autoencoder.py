@@ -59,7 +59,10 @@ class AutoencoderGenerator:
             )
 
     def sample(self, label: int, count: int) -> Grown:
-        """Make ``count`` pictures, at least one, of a class; the parents are the one changed, and the other."""
+        """Make ``count`` pictures, at least one, of a class.
+
+        The parents are the picture that is changed, and the one that it goes towards.
+        """
         rng = np.random.default_rng([self._seed, 2, label])
         members = self._members[label]
         rounds = -(-count // len(members))
