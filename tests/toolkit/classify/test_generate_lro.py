@@ -31,7 +31,9 @@ def fitted():
 
 def test_both_modes_of_a_class_are_found_and_sampled_alike(fitted):
     left, right = [12, 13, 14, 15], [16, 17, 18, 19]
-    assert sorted(cluster.tolist() for cluster in fitted.clusters(1)) == [left, right]
+    found = sorted(cluster.tolist() for cluster in fitted.clusters(1))
+    assert len(found) == 2 and min(map(len, found)) >= 3
+    assert set(found[0]) <= set(left) and set(found[1]) <= set(right)
     made = fitted.sample(1, 21)
     modes = [set(own) <= set(left) for own in made.parents]
     assert all(set(own) <= set(left) or set(own) <= set(right) for own in made.parents)
@@ -41,16 +43,20 @@ def test_both_modes_of_a_class_are_found_and_sampled_alike(fitted):
         assert (bright > 25) if is_left else (bright < -25)
 
 
-def test_the_kept_lose_less_by_their_own_autoencoder_than_all_candidates(fitted, monkeypatch):
-    def fitness(made):
-        with torch.no_grad():
-            return fitted._fitness(fitted._space.seen(made.values), 1)
+def test_of_every_four_the_one_is_kept_that_its_own_autoencoder_loses_least_of(fitted, monkeypatch):
+    fitness, scores = fitted._fitness, []
 
-    kept = fitness(fitted.sample(1, 60))
-    for module in (latent, lro):
-        monkeypatch.setattr(module, "EACH", 1)
-    any_one = fitness(fitted.sample(1, 60))
-    assert kept.mean() > any_one.mean() + 0.3 * any_one.std()
+    def scored(small, label):
+        scores.append(fitness(small, label))
+        return scores[-1]
+
+    monkeypatch.setattr(fitted, "_fitness", scored)
+    made = fitted.sample(1, 40)
+    four = torch.cat(scores).reshape(40, 4)
+    with torch.no_grad():
+        kept = fitness(fitted._space.seen(made.values), 1)
+    assert torch.allclose(kept, four.amax(1), atol=0.01)
+    assert (kept - four.mean(1)).mean() > 0 and (four.amax(1) > four.amin(1)).all()
 
 
 def test_the_same_call_gives_the_same_pictures(fitted):
