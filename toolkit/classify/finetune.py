@@ -86,7 +86,7 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
     run = shared_run(here, config.out, COMMAND, config, FREE_ON_RESUME, resume=config.resume)
     if config.adapt is not None:
         model = _adapted(config, run, classes, device, here)
-    train = _grown(config, run, pictures["train"], classes, device, here)
+    train = _grown(config, run, pictures["train"], datasets["train"], classes, device, here)
     factors = _factors(config, datasets["train"], train)
     config = _lasting(config, factors)
     shared = config.model_copy(update={"batch": config.batch // here.world})
@@ -155,6 +155,7 @@ def _grown(
     config: FinetuneClassifierConfig,
     run: RunFolder,
     train: Pictures,
+    dataset: Dataset,
     classes: tuple[str, ...],
     device: torch.device,
     here: Place,
@@ -164,7 +165,7 @@ def _grown(
         return train
     from toolkit.classify.generate.pictures import grown_pictures
 
-    return grown_pictures(config, run, train, classes, device, here)
+    return grown_pictures(config, run, train, dataset, classes, device, here)
 
 
 def _factors(config: FinetuneClassifierConfig, dataset: Dataset, train: Pictures) -> list[float]:
