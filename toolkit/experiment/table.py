@@ -61,7 +61,7 @@ class Row:
         model, weights, augment, batch, optimizer, learning_rate: of the training; "default" where
             the command chooses, None where it has no such field.
         epochs: whole epochs of a run, mean; None where no log says.
-        epochs_asked: most that a run could have had.
+        epochs_asked: most that a run could have had, or its optimiser steps ("1000 steps").
         accuracy, loss: of a classifier by split, means over the finished runs. Of train as the log
             has them: at the best epoch, the loss as it was minimised; of val and test the loss is
             the mean of -log of the probability of the true class.
@@ -259,13 +259,14 @@ class _Scored:
             for name, value in first.config.model_dump().items()
         }
         after = first.settings.get("after")
+        steps = values.get("steps", "default")
         logs = [log for run in self._finished if (log := self._log(run))]
         return {
             "model": self._model() or values.get("model", values.get("arch")),
             "weights": values.get("weights") if after is None else f"of {after}",
             "augment": values.get("augment"),
             "epochs": fmean(log[-1]["epoch"] for log in logs) if logs else None,
-            "epochs_asked": values.get("epochs", "default"),
+            "epochs_asked": values["epochs"] if steps == "default" else f"{steps} steps",
             "batch": values.get("batch"),
             "optimizer": values.get("optimizer"),
             "learning_rate": values.get("learning_rate"),
