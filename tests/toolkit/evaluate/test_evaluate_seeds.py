@@ -56,8 +56,8 @@ def test_equal_seeds_add_nothing(blank) -> None:
     assert (same.value, same.ci95) == (0, (0, 0))
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.8])
-def test_intervals_hold_the_truth_of_other_pictures_and_other_seeds(blank, spread) -> None:
+@pytest.mark.parametrize(("spread", "least"), [(0.0, 0.93), (0.4, 0.93), (0.8, 0.82)])
+def test_intervals_hold_the_truth_of_other_pictures_and_other_seeds(blank, spread, least) -> None:
     rng = np.random.default_rng(3)
     many = [_verdicts(rng, 1, spread, 200)[0].mean() for _ in range(2000)]
     truth = float(np.mean(many))
@@ -70,9 +70,9 @@ def test_intervals_hold_the_truth_of_other_pictures_and_other_seeds(blank, sprea
         assert figure is not None and figure.ci95 is not None and alone.ci95 is not None
         held += figure.ci95[0] <= truth <= figure.ci95[1]
         plain += alone.ci95[0] <= truth <= alone.ci95[1]
-    assert held / rounds > 0.91
-    if spread:
-        assert plain / rounds < 0.85  # which is why seeds have to be drawn, too
+    assert held / rounds > least
+    if spread > 0.5:
+        assert (held - plain) / rounds > 0.1  # which is why seeds have to be drawn, too
 
 
 def test_differences_are_paired_by_picture_and_seed(blank) -> None:
