@@ -102,7 +102,8 @@ def near_duplicates_between(
     """Pictures of one set that are of the same photograph as one of another set.
 
     Args:
-        first, second: all made with one scale.
+        first: fingerprints of one set.
+        second: of the other one; all are made with one scale.
         workers: threads; 0 means one per core. The result does not depend on it.
 
     Returns:

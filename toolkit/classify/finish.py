@@ -55,3 +55,7 @@ def finish(
         boxes="none", masks=False, classifier=f"{classifier.architecture} {classifier.image_size}"
     )
     write_probabilities(run.predictions, probabilities, card)
+    if config.pictures:
+        from toolkit.classify.look import draw, made_pictures
+
+        draw(run, classifier, datasets, pictures, made_pictures(run), seed=config.seed)

@@ -167,14 +167,7 @@ def _refuse_shared(
     own: Sequence[_Look],
     workers: int,
 ) -> None:
-    """Refuse outliers that a split has.
-
-    Args:
-        paths, looks: of the outliers.
-        split: its name.
-        known, own: the same of its pictures.
-        workers: threads.
-    """
+    """Refuse outliers (paths, and their looks) that are among a split's pictures (known, own)."""
     by_content = {look.content: path for path, look in zip(known, own, strict=True)}
     by_pixels = {look.pixels: path for path, look in zip(known, own, strict=True)}
     shared = {}
