@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
 from pydantic_core import to_jsonable_python
@@ -55,6 +55,19 @@ GRADIENT_NORM = 1.0
 
 WARMUP_SHARE = 0.05
 """Share of the steps over which the learning rate rises to its peak."""
+
+MOMENTUM = 0.9
+"""Of SGD."""
+
+PLATEAU_FACTOR = 0.1
+"""What a plateau of the score multiplies the learning rate by."""
+
+Optimizer: TypeAlias = Literal["AdamW", "Adam", "SGD"]
+"""Who follows the gradients: AdamW decouples weight decay from them (Loshchilov and Hutter, ICLR
+2019), Adam and SGD add it to them."""
+
+Decay: TypeAlias = Literal["cosine", "plateau", "constant"]
+"""How the learning rate falls after its warm-up: see ``Schedule``."""
 
 B = TypeVar("B")
 
@@ -92,8 +105,8 @@ class Schedule:
 
     Attributes:
         epochs: passes over the training data.
-        learning_rate: peak of a linear warm-up and a cosine decay to zero.
-        weight_decay: of AdamW; vectors (biases, norms) are spared.
+        learning_rate: peak of a linear warm-up, after which it falls as ``decay`` says.
+        weight_decay: vectors (biases, norms) are spared.
         patience: epochs without a better score before stopping early.
         score: metric of ``Task.validate`` that chooses the best checkpoint; higher is better.
         seed: of everything random inside the steps.
@@ -101,6 +114,9 @@ class Schedule:
             and kept; None keeps the weights themselves.
         accumulate: batches per process and optimiser step, which follows the mean of their
             gradients. Batches count alike, also a last one that is smaller.
+        optimizer: who follows the gradients.
+        decay: as a cosine to zero ("cosine"), to a tenth after every third of the patience, two
+            epochs at least, without a better score ("plateau"), or never ("constant").
     """
 
     epochs: int
@@ -111,14 +127,24 @@ class Schedule:
     seed: int
     average: float | None = None
     accumulate: int = 1
+    optimizer: Optimizer = "AdamW"
+    decay: Decay = "cosine"
 
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step, from 0, out of ``steps``."""
+    def rate(self, step: int, steps: int, cuts: int = 0) -> float:
+        """Learning rate of a step, from 0, out of ``steps``, after so many cuts on a plateau."""
+        peak = self.learning_rate * PLATEAU_FACTOR**cuts
         warmup = max(1, round(WARMUP_SHARE * steps))
         if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
+            return peak * (step + 1) / warmup
+        if self.decay != "cosine":
+            return peak
         progress = (step - warmup) / max(1, steps - warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def cuts_after(self, progress: Progress) -> bool:
+        """Whether the rate is cut after an epoch, because the score stands still."""
+        still = progress.epoch - progress.best_epoch
+        return self.decay == "plateau" and still > 0 and still % max(2, self.patience // 3) == 0
 
 
 @dataclass(frozen=True)
@@ -128,11 +154,13 @@ class Progress:
     Attributes:
         epoch: whole epochs done.
         best_score, best_epoch: the best validation so far; epochs count from 1, 0 is before any.
+        cuts: how often the learning rate was cut on a plateau of the score.
     """
 
     epoch: int = 0
     best_score: float = -math.inf
     best_epoch: int = 0
+    cuts: int = 0
 
 
 class Average:
@@ -400,7 +428,7 @@ def _epochs(
             note(f"no better {schedule.score} for {schedule.patience} epochs: stopping")
             break
         started = time.monotonic()
-        losses = _train_epoch(learner, schedule, average, progress.epoch)
+        losses = _train_epoch(learner, schedule, average, progress.epoch, progress.cuts)
         progress = replace(progress, epoch=progress.epoch + 1)
         if learner.here.leads:
             with torch.no_grad(), average.held_by(task.model) if average else nullcontext():
@@ -410,6 +438,8 @@ def _epochs(
                     progress = replace(progress, best_score=score, best_epoch=progress.epoch)
                     for name, content in kept(task.model).items():
                         write_bytes(run.checkpoints / name, content)
+            if schedule.cuts_after(progress):
+                progress = replace(progress, cuts=progress.cuts + 1)
             seconds = time.monotonic() - started
             rate = max(group["lr"] for group in optimizer.param_groups)
             _report(run, schedule, progress, {**losses, **metrics}, rate, seconds, steps)
@@ -420,9 +450,9 @@ def _epochs(
 
 
 def _train_epoch(
-    learner: Learner[B], schedule: Schedule, average: Average | None, epoch: int
+    learner: Learner[B], schedule: Schedule, average: Average | None, epoch: int, cuts: int
 ) -> dict[str, float]:
-    """One pass over the batches; the mean of every loss."""
+    """One pass over the batches, after ``cuts`` of the rate; the mean of every loss."""
     task, optimizer = learner.task, learner.optimizer
     own = turns(task.steps, schedule.accumulate, learner.here)
     steps = own[-1].step + 1
@@ -436,7 +466,7 @@ def _train_epoch(
         if turn.last:
             step = epoch * steps + turn.step
             for group in optimizer.param_groups:
-                rate = schedule.rate(step, schedule.epochs * steps)
+                rate = schedule.rate(step, schedule.epochs * steps, cuts)
                 group["lr"] = rate * group["rate_factor"]
             learner.step()
             if average is not None:
@@ -451,24 +481,25 @@ def _train_epoch(
 
 def _optimizer(
     model: nn.Module, schedule: Schedule, rate_factors: Mapping[str, float]
-) -> torch.optim.AdamW:
-    """AdamW, with a group for each factor of the rate, of matrices and of vectors."""
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+) -> torch.optim.Optimizer:
+    """The optimiser, with a group for each factor of the rate, of matrices and of vectors."""
+    found: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             key = parameter.ndim <= 1, rate_factors.get(name, 1.0)
-            groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": groups[vectors, factor],
-                "weight_decay": 0.0 if vectors else schedule.weight_decay,
-                "rate_factor": factor,
-            }
-            for vectors, factor in sorted(groups)
-        ],
-        lr=schedule.learning_rate,
-    )
+            found.setdefault(key, []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": found[vectors, factor],
+            "weight_decay": 0.0 if vectors else schedule.weight_decay,
+            "rate_factor": factor,
+        }
+        for vectors, factor in sorted(found)
+    ]
+    if schedule.optimizer == "SGD":
+        return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=MOMENTUM)
+    kind = torch.optim.Adam if schedule.optimizer == "Adam" else torch.optim.AdamW
+    return kind(groups, lr=schedule.learning_rate)
 
 
 def _report(

@@ -108,7 +108,7 @@ def draw_cam(
     if len(rows) > MOST:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST, replace=False))
     verdicts = judge(classifier, dataset, pictures, rows)
-    shown = instructive(verdicts)[:SHOWN]
+    shown = _of_each_photograph(instructive(verdicts))[:SHOWN]
     names = [file_name(n, v.truth, v.verdict, v.probability) for n, v in enumerate(shown, start=1)]
     strips = [draw_strip(read_image(v.image.path), v.image, v.map) for v in shown]
     for name, strip in zip(names, strips, strict=True):
@@ -195,7 +195,7 @@ def grad_cam(classifier: Classifier, pixels: npt.NDArray[np.uint8], classes: Lab
         parts.append(fine[:, 0].float().cpu().numpy())
     maps = np.concatenate(parts)
     mass = maps.sum(axis=(1, 2), keepdims=True)
-    return np.divide(maps, mass, out=np.zeros_like(maps), where=mass > 0)
+    return np.asarray(maps / np.where(mass > 0, mass, 1), np.float32)
 
 
 def _shares(image: Image, heat: npt.NDArray[np.float32]) -> tuple[float, float] | None:
@@ -212,7 +212,7 @@ def _shares(image: Image, heat: npt.NDArray[np.float32]) -> tuple[float, float] 
 def _letterboxed(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.float32]:
     """Share of each pixel of the network's square that a mask covers."""
     white = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
-    return letterbox(white, side, (0, 0, 0))[..., 0].astype(np.float32) / 255
+    return np.asarray(letterbox(white, side, (0, 0, 0))[..., 0] / 255, np.float32)
 
 
 def instructive(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -223,6 +223,11 @@ def instructive(verdicts: Sequence[Verdict]) -> list[Verdict]:
         return right, verdict.probability if right else -verdict.probability
 
     return sorted(verdicts, key=order)
+
+
+def _of_each_photograph(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The first of each photograph: six exposures of one part show no more than one."""
+    return list({verdict.photograph: verdict for verdict in reversed(verdicts)}.values())[::-1]
 
 
 def pointing(verdicts: Sequence[Verdict], seed: int) -> tuple[Figure | None, Figure | None]:
@@ -236,8 +241,8 @@ def pointing(verdicts: Sequence[Verdict], seed: int) -> tuple[Figure | None, Fig
         seed: of the bootstrap.
 
     Returns:
-        mean share of the maps' mass that lies inside true defects, with its interval, and what a map
-        would have that is even over the picture; None where there are no such pictures.
+        mean share of the maps' mass that lies inside true defects, with its interval, and what maps
+        would have that are even over the pictures; None where there are no such pictures.
     """
     counted = [v for v in verdicts if v.inside is not None and v.verdict != GOOD]
     if not counted:
@@ -260,9 +265,9 @@ def caption(figures: dict[str, Any]) -> str:
     """What a sheet of maps shows, in two or three lines."""
     of = "" if figures["maps"] == figures["pictures"] else f" ({figures['maps']} drawn at random)"
     text = (
-        f"{figures['shown']} of {figures['pictures']} pictures of {figures['split']}{of}, mistakes "
-        "first, then the least sure verdicts. Left: the picture, true defects outlined. Right: what "
-        f"speaks for the verdict (Grad-CAM, {figures['layer']}, {figures['cells']} x "
+        f"{figures['shown']} of {figures['pictures']} pictures of {figures['split']}{of}, each "
+        "photograph once, mistakes first, then the least sure verdicts. Each first with its true defects outlined, then with "
+        f"what speaks for the verdict (Grad-CAM, {figures['layer']}, {figures['cells']} x "
         f"{figures['cells']} cells)."
     )
     inside, by_chance = figures["inside"], figures["by_chance"]

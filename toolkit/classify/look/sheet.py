@@ -76,8 +76,8 @@ def overlay(pixels: RgbImage, heat: npt.NDArray[np.float32]) -> RgbImage:
     shown = letterbox(np.full((height, width, 3), 255, np.uint8), len(heat), (0, 0, 0))[..., 0] > 0
     rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
     part = heat[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    strength = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
-    strength = strength / max(float(part.max()), 1e-12)
+    smooth = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
+    strength = np.asarray(smooth / max(float(part.max()), 1e-12), np.float32)
     colour = cv2.applyColorMap((255 * strength).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
     opacity = _OPACITY * np.sqrt(strength)
     mixed = pixels * (1 - opacity) + colour[..., ::-1] * opacity
