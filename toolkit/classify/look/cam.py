@@ -227,7 +227,10 @@ def instructive(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def _of_each_photograph(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The first of each photograph: six exposures of one part show no more than one."""
-    return list({verdict.photograph: verdict for verdict in reversed(verdicts)}.values())[::-1]
+    first: dict[int, Verdict] = {}
+    for verdict in verdicts:
+        first.setdefault(verdict.photograph, verdict)
+    return list(first.values())
 
 
 def pointing(verdicts: Sequence[Verdict], seed: int) -> tuple[Figure | None, Figure | None]:
@@ -265,10 +268,10 @@ def caption(figures: dict[str, Any]) -> str:
     """What a sheet of maps shows, in two or three lines."""
     of = "" if figures["maps"] == figures["pictures"] else f" ({figures['maps']} drawn at random)"
     text = (
-        f"{figures['shown']} of {figures['pictures']} pictures of {figures['split']}{of}, each "
-        "photograph once, mistakes first, then the least sure verdicts. Each first with its true defects outlined, then with "
-        f"what speaks for the verdict (Grad-CAM, {figures['layer']}, {figures['cells']} x "
-        f"{figures['cells']} cells)."
+        f"{figures['shown']} of {figures['pictures']} pictures of {figures['split']}{of}, of each "
+        "photograph one, mistakes first, then the least sure verdicts. Each with its true defects "
+        "outlined, and with what speaks for the verdict (Grad-CAM, "
+        f"{figures['layer']}, {figures['cells']}\N{MULTIPLICATION SIGN}{figures['cells']} cells)."
     )
     inside, by_chance = figures["inside"], figures["by_chance"]
     if inside is None:
