@@ -148,8 +148,8 @@ def _seen(folder: Path, row: Mapping[str, str]) -> Seen:
     share = ""
     if row["inside"]:
         share = (
-            f"{float(row['inside']):.0%} of the map lies in the defect, which covers "
-            f"{float(row['by_chance']):.0%} of the picture."
+            f"{float(row['inside']):.1%} of the map lies in the defect, which covers "
+            f"{float(row['by_chance']):.1%} of the picture."
         )
     alt = f"{row['file_name']}, {truth}, and where the verdict {verdict} comes from"
     panel = file_panel(

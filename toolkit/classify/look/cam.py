@@ -36,9 +36,10 @@ MOST = 400
 SHOWN = 24
 """Pictures that are drawn, at most."""
 
-LEAST_CELLS = 4
-"""Least cells across a map. The last layer of small pictures has fewer, so that a map of it could
-hardly tell left from right; an earlier one is taken then."""
+LEAST_CELLS = 7
+"""Least cells across a map: what the last layer has of the usual 224 pixels. Of smaller pictures it
+has fewer, 2 of 64 pixels, whose maps can hardly tell left from right; an earlier layer, as fine, is
+taken then."""
 
 RESAMPLES = 1000
 """Of the bootstrap."""
