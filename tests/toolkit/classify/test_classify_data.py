@@ -97,7 +97,10 @@ def test_each_change_is_made_alone_where_it_alone_is_asked_for():
     noise = _noise(40)
     before, flipped, _ = _changed(noise, "flip")
     mirrored = before[:, :, ::-1]
-    kinds = [(f == b).all() + 2 * (f == m).all() for f, b, m in zip(flipped, before, mirrored)]
+    kinds = [
+        (f == b).all() + 2 * (f == m).all()
+        for f, b, m in zip(flipped, before, mirrored, strict=True)
+    ]
     assert set(kinds) == {1, 2}
 
     before, turned, _ = _changed(noise, "turn")
