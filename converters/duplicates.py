@@ -9,7 +9,7 @@ hit only nominates a pair; the pair is bound when the fine texture of the two pi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,6 +93,32 @@ def near_duplicate_pairs(
     """
     nominated = dict.fromkeys(_alike_by_hash(fingerprints), TEXTURE_CORRELATION)
     nominated.update((pair, CAPTURE_CORRELATION) for pair in _neighbours(fingerprints))
+    return _bound(fingerprints, nominated, workers)
+
+
+def near_duplicates_between(
+    first: Sequence[Fingerprint], second: Sequence[Fingerprint], workers: int = 0
+) -> list[tuple[int, int]]:
+    """Pictures of one set that are of the same photograph as one of another set.
+
+    Args:
+        first: fingerprints of one set.
+        second: of the other one; all are made with one scale.
+        workers: threads; 0 means one per core. The result does not depend on it.
+
+    Returns:
+        pairs of an index into the first set and one into the second, sorted.
+    """
+    both = [*first, *second]
+    across = ((i, j) for i, j in _alike_by_hash(both, len(first)) if j >= len(first))
+    pairs = _bound(both, dict.fromkeys(across, TEXTURE_CORRELATION), workers)
+    return [(i, j - len(first)) for i, j in pairs]
+
+
+def _bound(
+    fingerprints: Sequence[Fingerprint], nominated: Mapping[tuple[int, int], float], workers: int
+) -> list[tuple[int, int]]:
+    """The pairs whose textures correlate as much as each pair needs, sorted."""
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         needed = sorted({index for pair in nominated for index in pair})
         found = pool.map(lambda index: _texture(fingerprints[index].grey), needed)
@@ -118,12 +144,15 @@ def groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     return [root(index) for index in range(count)]
 
 
-def _alike_by_hash(fingerprints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
+def _alike_by_hash(
+    fingerprints: Sequence[Fingerprint], firsts: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """Index pairs (i < j) whose hashes are alike; i among the first few where they are numbered."""
     if not fingerprints:
         return
     bits = np.packbits([entry.hash for entry in fingerprints], axis=1)
     set_bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)
-    for i in range(len(bits) - 1):
+    for i in range(len(bits) - 1 if firsts is None else firsts):
         distance = set_bits[bits[i + 1 :] ^ bits[i]].sum(axis=1)
         for offset in np.flatnonzero(distance <= HASH_DISTANCE):
             yield i, i + 1 + int(offset)

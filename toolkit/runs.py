@@ -7,6 +7,7 @@
       log.jsonl         one JSON object per epoch
       checkpoints/      best.safetensors, last.safetensors (+ state to resume), model.json
       predictions/      val.json, test.json (of a classifier {val,test}_images.csv), card.yaml
+      pictures/         of a classifier: what it sees
       metrics.json      written by `toolkit evaluate`
 
 and what trackers write: see ``toolkit.trackers``.

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from converters.duplicates import fingerprint, groups, near_duplicate_pairs
+from converters.duplicates import (
+    fingerprint,
+    groups,
+    near_duplicate_pairs,
+    near_duplicates_between,
+)
 from toolkit.synth import sample
 
 
@@ -81,3 +86,10 @@ def test_groups_are_transitive() -> None:
 
 def test_flat_pictures_are_no_duplicates_of_each_other() -> None:
     assert not alike(np.full((200, 200), 90, np.uint8), np.full((200, 200), 91, np.uint8))
+
+
+def test_between_two_sets_only_pairs_across_count() -> None:
+    prints = [fingerprint(surface(seed), 0.75) for seed in range(4)]
+    copies = [fingerprint(jpeg(surface(seed)), 0.75) for seed in (7, 2, 2, 0)]
+    assert near_duplicates_between(prints, copies) == [(0, 3), (2, 1), (2, 2)]
+    assert near_duplicates_between(prints, []) == near_duplicates_between([], copies) == []

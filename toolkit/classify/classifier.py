@@ -50,6 +50,11 @@ class Classifier:
         return self._description.architecture
 
     @property
+    def network(self) -> ResNet:
+        """From pictures, normalised, to logits before the temperature; in evaluation mode."""
+        return self._model
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """What it tells apart: "good", then the categories."""
         return self._description.classes

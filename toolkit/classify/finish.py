@@ -57,6 +57,11 @@ def finish(
         description = replace(description, temperature=temperature)
         run.write_model(description.to_json())
     _predict(run, description, datasets, logits)
+    if config.pictures:
+        from toolkit.classify.look import draw, made_pictures
+
+        classifier = Classifier.load(run.root, str(device))
+        draw(run, classifier, datasets, pictures, made_pictures(run), seed=config.seed)
 
 
 def _predict(

@@ -108,7 +108,8 @@ class FinetuneClassifierConfig(Config):
     """What rare classes are grown to, as a share of the most frequent one."""
     outliers: str | None = None
     """Pictures of anything else, on which the network learns to be undecided (outlier exposure): a
-    folder of pictures, a dataset folder (its train), or "synth" for procedural ones."""
+    folder of pictures (with those of its folders), a dataset folder (its train; of fold 0 where it
+    has folds alone), or "synth" for procedural ones. None may be a picture of data."""
     outlier_weight: NotNegativeNumber = 0.5
     """Weight of that in the loss."""
     calibrate: bool = True

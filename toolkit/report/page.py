@@ -33,6 +33,7 @@ from toolkit.report.graphs import (
 )
 from toolkit.report.panels import MOST_DRAWN
 from toolkit.report.repeat import Repeat, repeat
+from toolkit.report.sight import Sight, read_sight
 from toolkit.report.source import Run, read_runs
 from toolkit.report.words import KINDS, SCORES, counted, joined
 
@@ -52,6 +53,7 @@ class RunView:
         charts: curves on the split that was scored.
         tables: figures by class.
         galleries: mistakes, each with its pictures.
+        sight: what its network sees; None where the run drew nothing.
         course: how the training went; None where there is no log.
         training_charts: its curves.
         repeat: how to run it again.
@@ -67,6 +69,7 @@ class RunView:
     charts: Sequence[Chart]
     tables: Sequence[sections.ClassTable]
     galleries: Sequence[tuple[Gallery, Sequence[Shown]]]
+    sight: Sight | None
     course: Training | None
     training_charts: Sequence[Chart]
     repeat: Repeat
@@ -105,7 +108,8 @@ def render(runs: Sequence[Run], *, examples: int) -> str:
     for number, run in enumerate(runs):
         drawn = with_pictures(galleries[number], most_each)
         shown = list(zip(galleries[number], drawn, strict=True))
-        views.append(_view(run, _letter(number), matches[number], shown))
+        sight = read_sight(run.root, examples)
+        views.append(_view(run, _letter(number), matches[number], shown, sight))
     same = sections.on_same_pictures(runs)
     together = [found.get("box") for found in matches]
     several = same and sum(found is not None for found in together) > 1
@@ -134,6 +138,7 @@ def _view(
     letter: str,
     matches: dict[Any, Any],
     galleries: Sequence[tuple[Gallery, Sequence[Shown]]],
+    sight: Sight | None,
 ) -> RunView:
     course = training(run.log)
     boxes = run.metrics.protocol.boxes
@@ -148,6 +153,7 @@ def _view(
         charts=run_charts(run, matches),
         tables=sections.class_tables(run),
         galleries=galleries,
+        sight=sight,
         course=course,
         training_charts=[] if course is None else training_charts(course),
         repeat=repeat(run),

@@ -128,6 +128,29 @@ def make_panels(example: Example, most: int) -> list[Panel]:
     ]
 
 
+def file_panel(path: Path, title: str, alt: str, sides: tuple[int, int], most: int) -> Panel:
+    """A picture that is a file already.
+
+    Args:
+        path: of the file.
+        title: of the panel.
+        alt: what is on it, in words.
+        sides: longest side on the page and enlarged, in pixels; it is never made larger.
+        most: characters that both together may take.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    pixels = read_image(path)
+
+    def draw(side: int) -> RgbImage:
+        return resize(pixels, min(1.0, side / max(pixels.shape[:2])))
+
+    small, thumb = _encode(draw, sides[0], most // 2)
+    _, large = _encode(draw, sides[1], max(1, most - len(thumb)))
+    return Panel(title, alt, thumb, large, small.shape[1], small.shape[0])
+
+
 def _true(instance: Instance, image: Image) -> Shape:
     mask = None if instance.mask is None else instance.to_mask(image.height, image.width)
     return Shape(instance.box, mask)
