@@ -148,10 +148,12 @@ class Killed(Exception):
 def _stop_before(epoch: int, patch: pytest.MonkeyPatch) -> None:
     train_epoch = training._train_epoch
 
-    def stop(learner: Any, schedule: Schedule, average: Any, number: int) -> dict[str, float]:
+    def stop(
+        learner: Any, schedule: Schedule, average: Any, number: int, cuts: int
+    ) -> dict[str, float]:
         if number == epoch:
             raise Killed
-        return train_epoch(learner, schedule, average, number)
+        return train_epoch(learner, schedule, average, number, cuts)
 
     patch.setattr(training, "_train_epoch", stop)
 
@@ -262,7 +264,7 @@ def test_two_processes_come_to_what_one_comes_to(
     start = finetune_classifier(_classifier(data, tmp_path / "start", epochs=1))
     head = {**HEAD, "weights": str(start.root)}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in head.items()]
-    flags += ["--epochs=2", "--image-size=32", "--no-augment", "--no-class-weights"]
+    flags += ["--epochs=2", "--image-size=32", "--augment=", "--class-weights=none"]
     classifier = ["finetune", "classifier", f"--data={data}", f"--out={tmp_path / 'two'}", *flags]
     words = json.dumps([[*c, "--device=cpu", "--workers=0"] for c in (sam, classifier)])
     done = _torchrun(str(program), str(tmp_path), str(Path(__file__).parent), words)
