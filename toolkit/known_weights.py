@@ -130,11 +130,14 @@ KNOWN: tuple[KnownWeights, ...] = (
         46_830_571,
     ),
     _resnet("resnet34-b627a593"),
+    _resnet("resnet50-0676ba61"),
     _resnet(
         "resnet50-11ad3fa6",
         "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
         102_540_417,
     ),
+    *(_resnet(f"wide_resnet50_2-{digits}") for digits in ("95faca4d", "9ba9bcbe")),
+    *(_resnet(f"wide_resnet101_2-{digits}") for digits in ("32ee1156", "d733dc28")),
     KnownWeights(
         CLIP,
         "ViT-B-32.pt",

@@ -7,6 +7,8 @@
                                         [, segmentation, predicted_iou]
       val_images.csv test_images.csv    of a classifier: file_name, then one probability per
                                         class, "good" first
+      scores/{msp,uniform}/             of a classifier: file_name, score; how far from all that
+        val_images.csv test_images.csv  it knows
       card.yaml                         what prompted and what predicted
 
 ``segmentation`` is compressed RLE. What a SAM outlined carries ``predicted_iou``, its own estimate
@@ -126,13 +128,34 @@ def write_probabilities(
     Every digit is written, so that reading gives the same numbers.
     """
     for split, found in probabilities.items():
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow((_FILE_NAME, *found.classes))
-        for name, values in zip(found.file_names, found.values.tolist(), strict=True):
-            table.writerow((name, *map(repr, values)))
-        write_text(folder / images_file(split), text.getvalue())
+        path = folder / images_file(split)
+        _write_table(path, found.classes, found.file_names, found.values)
     _write_card(folder, card)
+
+
+def write_suspicion(
+    folder: Path, suspicion: dict[str, ImageSuspicion], card: PredictionCard
+) -> None:
+    """Write one score per image, by split, and their card, into ``folder``; as probabilities."""
+    for split, found in suspicion.items():
+        path = folder / images_file(split)
+        _write_table(path, (_SCORE,), found.file_names, found.values[:, None])
+    _write_card(folder, card)
+
+
+def _write_table(
+    path: Path,
+    columns: Sequence[str],
+    file_names: Sequence[str],
+    values: npt.NDArray[np.float64],
+) -> None:
+    """Numbers of images, shape (images, columns)."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow((_FILE_NAME, *columns))
+    for name, row in zip(file_names, values.tolist(), strict=True):
+        table.writerow((name, *map(repr, row)))
+    write_text(path, text.getvalue())
 
 
 def images_file(split: str) -> str:

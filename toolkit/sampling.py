@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from converters.dataset import Dataset
 
-Sampling: TypeAlias = Literal["uniform", "repeat-factor", "balanced"]
-"""All pictures alike, those of rare classes more often, or all classes alike."""
+Sampling: TypeAlias = Literal["uniform", "repeat-factor"]
+"""All pictures alike, or those of rare classes more often."""
 
 
 def picture_factors(train: Dataset, sampling: Sampling) -> list[float]:
@@ -26,8 +26,14 @@ def picture_factors(train: Dataset, sampling: Sampling) -> list[float]:
 def class_factors(labels: npt.NDArray[np.int64]) -> list[float]:
     """Factors that show all classes alike, in epochs as long as those that show pictures alike.
 
+    That is n / (classes * pictures of the class): below 1 for a frequent class, of which an epoch
+    leaves out some pictures, others in each epoch.
+
     Args:
         labels: of the items, shape (n,).
+
+    Returns:
+        one factor per item; they add up to n.
     """
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return [float(factor) for factor in len(labels) / (len(counts) * counts[inverse])]

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+from torchvision.models import get_model_weights
 
 from converters.errors import InputError
 from toolkit import cli, known_weights, weights_folder
+from toolkit.architectures import ResNetName
 from toolkit.config import WeightsGetConfig, WeightsListConfig, WeightsVerifyConfig
 from toolkit.known_weights import KNOWN, find, located, named
 from toolkit.weights_folder import Checked, Got, get_weights, list_weights, verify_weights
@@ -495,3 +498,14 @@ def test_listing_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", None)
     monkeypatch.setattr(socket.socket, "connect", None)
     assert len(list_weights(WeightsListConfig())) == len(KNOWN)
+
+
+def test_the_files_of_torchvision_are_listed_with_the_digits_of_their_names() -> None:
+    listed = {known.url: known for known in KNOWN}
+    for name in get_args(ResNetName):
+        for weights in get_model_weights(name):
+            known = listed[weights.url]
+            digits = Path(weights.url).stem.rpartition("-")[2]
+            assert known.file_name == Path(weights.url).name
+            assert known.sha256_prefix == digits
+            assert (known.sha256 or digits).startswith(digits)

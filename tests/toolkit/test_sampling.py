@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.dataset import Dataset, Image, Instance
-from toolkit.sampling import draw_epoch, epoch_length, picture_factors
+from toolkit.sampling import class_factors, draw_epoch, epoch_length, picture_factors
 
 FACTORS = st.lists(st.floats(1, 6), min_size=1, max_size=40)
+LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60)
 
 
 @given(FACTORS, st.integers(0, 2**32))
@@ -32,6 +33,27 @@ def test_items_come_as_often_as_their_factors_on_average() -> None:
     epochs = [draw_epoch(factors, np.random.default_rng([0, epoch])) for epoch in range(2000)]
     mean = np.bincount(np.concatenate(epochs)) / len(epochs)
     assert mean == pytest.approx(factors, abs=0.04)
+
+
+@given(LABELS, st.integers(0, 2**32))
+def test_a_balanced_epoch_shows_all_classes_alike_and_is_as_long_as_a_plain_one(labels, seed):
+    labels = np.array(labels)
+    factors = class_factors(labels)
+    drawn = draw_epoch(factors, np.random.default_rng(seed))
+    assert len(drawn) == epoch_length(factors) == len(labels)
+    counts = np.bincount(drawn, minlength=len(labels))
+    assert np.all(counts >= np.floor(np.array(factors) - 1e-9))
+    assert np.all(counts <= np.floor(np.array(factors) + 1e-9) + 1)
+
+
+def test_pictures_of_a_frequent_class_take_turns_in_balanced_epochs() -> None:
+    labels = np.repeat([0, 1], [8, 2])
+    factors = class_factors(labels)
+    assert factors == pytest.approx([10 / 16] * 8 + [10 / 4] * 2)
+    epochs = [draw_epoch(factors, np.random.default_rng([0, epoch])) for epoch in range(2000)]
+    mean = np.bincount(np.concatenate(epochs)) / len(epochs)
+    assert mean == pytest.approx(factors, abs=0.06)
+    assert min(len(np.unique(drawn)) for drawn in epochs) < 10
 
 
 def test_uniform_epochs_are_permutations() -> None:

@@ -249,6 +249,84 @@ def test_the_rate_rises_then_falls_to_zero():
     assert rates[-1] < 1e-3
 
 
+def test_the_rate_may_stay_at_its_peak():
+    schedule = _schedule(learning_rate=1.0, decay="constant")
+    assert schedule.rate(0, 100) == pytest.approx(0.2)
+    assert {schedule.rate(step, 100) for step in range(4, 100)} == {1.0}
+
+
+PLATEAUS = [0.5, 0.4, 0.3, 0.6, 0.1, 0.2, 0.3, 0.6, 0.5]
+CUTS = [0, 0, 1, 1, 1, 2, 2, 3, 3]
+"""With two epochs of patience: cuts after each epoch."""
+
+
+def test_on_a_plateau_the_rate_is_cut_to_a_tenth_again_and_again(tmp_path):
+    run = _run(tmp_path / "run")
+    schedule = _schedule(epochs=9, learning_rate=1e-3, decay="plateau", patience=6)
+    progress = fit(LineTask(PLATEAUS), schedule, run)
+    assert progress == Progress(9, 0.6, 4, cuts=3)
+    rates = [record["learning_rate"] for record in _log(run)]
+    assert rates == pytest.approx([1e-3 * 0.1**cuts for cuts in [0, *CUTS[:-1]]])
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("epochs", [2, 3, 6])
+def test_every_optimiser_resumes_to_the_same_weights_on_a_plateau(tmp_path, optimizer, epochs):
+    whole, stopped = _run(tmp_path / "whole"), _run(tmp_path / "stopped")
+    options = {"decay": "plateau", "patience": 6, "optimizer": optimizer, "learning_rate": 0.01}
+    task = LineTask(PLATEAUS)
+    fit(task, _schedule(epochs=9, **options), whole)
+
+    class Stopped(LineTask):
+        def batches(self, epoch):
+            if epoch == epochs:
+                raise Killed
+            return super().batches(epoch)
+
+    with pytest.raises(Killed):
+        fit(Stopped(PLATEAUS), _schedule(epochs=9, **options), stopped)
+    again = LineTask(PLATEAUS[epochs:])
+    progress = fit(again, _schedule(epochs=9, **options), stopped, resume=True)
+    assert progress.cuts == CUTS[-1]
+    assert _same(again.model.state_dict(), task.model.state_dict())
+    file = "checkpoints/last.safetensors"
+    assert _same(load_file(whole.root / file), load_file(stopped.root / file))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "moved"),
+    [
+        # Where the loss is flat, AdamW shrinks a matrix by rate * decay; Adam's gradient is the
+        # decay alone, whose size it does not see; SGD's is decay * weight.
+        ("AdamW", lambda weight: 0.1 * 0.5 * weight),
+        ("Adam", lambda weight: 0.1 * weight.sign()),
+        ("SGD", lambda weight: 0.1 * 0.5 * weight),
+    ],
+)
+def test_weight_decay_is_that_of_the_optimiser_and_spares_vectors(tmp_path, optimizer, moved):
+    task = LineTask([0.1])
+    task.steps = 1
+    task.losses = lambda batch: {"loss": 0 * task.model(batch[0]).sum()}
+    weight, bias = task.model[4].weight.detach().clone(), task.model[4].bias.detach().clone()
+    schedule = _schedule(epochs=1, learning_rate=0.1, weight_decay=0.5, optimizer=optimizer)
+    fit(task, schedule, _run(tmp_path / "run"))
+    assert torch.allclose(weight - task.model[4].weight, moved(weight), atol=1e-5)
+    assert torch.equal(task.model[4].bias, bias)
+
+
+def test_sgd_has_momentum(tmp_path):
+    task = LineTask([0.1])
+    task.steps = 2
+    slope = torch.full((1, 8), 0.01)
+    task.losses = lambda batch: {"loss": (task.model[4].weight * slope).sum()}
+    before = task.model[4].weight.detach().clone()
+    schedule = _schedule(
+        epochs=1, learning_rate=1.0, weight_decay=0.0, optimizer="SGD", decay="constant"
+    )
+    fit(task, schedule, _run(tmp_path / "run"))
+    assert torch.allclose(before - task.model[4].weight, slope * (1 + 1 + 0.9), atol=1e-6)
+
+
 def test_a_loss_that_explodes_is_an_error(tmp_path):
     task = LineTask()
     task.losses = lambda batch: {"loss": task.model(batch[0]).sum() * float("inf")}

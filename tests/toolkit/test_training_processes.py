@@ -312,7 +312,7 @@ def test_two_processes_come_to_what_one_comes_to(
     alone, shared = _state(run.root, "best"), _state(tmp_path / "sam", "best")
     moved = max((alone[name] - start[name]).abs().max().item() for name in start)
     assert _farthest(alone, shared) < 1e-5 < 1e-4 < moved
-    plain = {"augment": False, "class_weights": False}
+    plain = {"augment": (), "class_weights": "none"}
     run = finetune_classifier(_classifier(data, tmp_path / "single", **head, **plain))
     before, alone, shared = (_state(tmp_path / n, "best") for n in ("start", "single", "two"))
     assert _farthest(alone, shared) < 1e-5 < 1e-4 < _farthest(before, alone)

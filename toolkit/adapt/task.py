@@ -19,7 +19,8 @@ from toolkit.adapt.losses import (
 )
 from toolkit.adapt.private import DomainName
 from toolkit.classify.data import Labels, to_input
-from toolkit.classify.task import balance, predict_logits, settle_batch_norm, val_scores
+from toolkit.classify.losses import balance
+from toolkit.classify.task import predict_logits, settle_batch_norm, val_scores
 from toolkit.config import AdaptConfig
 
 _PICTURES_FOR_STATISTICS = 512

@@ -19,6 +19,9 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: Labels) -> float:
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2. One number, so
     that verdicts stay as they are.
 
+    The same val has chosen the epoch, and so looks a little better than new pictures do: the
+    temperature is, if anything, a little low, and what is said a little too sure.
+
     Args:
         logits: shape (n, classes).
         labels: of val, shape (n,).

@@ -11,6 +11,7 @@ import torch
 from torchvision.models import ResNet
 
 from toolkit.classify.data import letterbox
+from toolkit.classify.scores import probabilities
 from toolkit.classify.task import predict_logits
 from toolkit.classify.weights import Description, load_run
 from toolkit.devices import resolve_device
@@ -76,7 +77,4 @@ class Classifier:
 
     def classify_squares(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """The same for pictures that were letterboxed, shape (n, image_size, image_size, 3)."""
-        # In double precision: 1 - p(good) of sure good pictures would otherwise round to equal.
-        logits = self.logits(pixels).astype(np.float64) / self._description.temperature
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
+        return probabilities(self.logits(pixels), self._description.temperature)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import cv2
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from converters.dataset import Dataset
-from toolkit.classify.augment import draw_light, move
+from toolkit.classify.augment import LARGEST_ANGLE, MOVES, auto_augment, draw_light, move
+from toolkit.config.classifier import Augmentation
 from toolkit.console import track
 from toolkit.images import RgbImage, read_image
 from toolkit.sampling import draw_epoch, epoch_length
@@ -51,12 +52,14 @@ class Batch:
         pixels: uint8, shape (b, side, side, 3), RGB.
         contrast, brightness: of each picture, float32, shape (b,), as of ``augment.draw_light``.
         labels: int64, shape (b,).
+        outliers: as many pictures of anything else, where there are any.
     """
 
     pixels: Tensor
     contrast: Tensor
     brightness: Tensor
     labels: Tensor
+    outliers: Batch | None = None
 
 
 def letterbox(image: RgbImage, side: int, padding: tuple[int, int, int] = PADDING) -> RgbImage:
@@ -120,8 +123,10 @@ class Sampler:
         batch: int,
         repeat: int,
         factors: Sequence[float],
-        augment: bool,
+        augment: Collection[Augmentation],
         seed: int,
+        rotation: float = LARGEST_ANGLE,
+        outliers: Pictures | None = None,
     ) -> None:
         """Describe the batches.
 
@@ -130,11 +135,15 @@ class Sampler:
             batch: pictures per step.
             repeat: passes over the pictures in an epoch.
             factors: how often a pass shows each picture, on average.
-            augment: whether pictures are changed at random.
+            augment: how pictures are changed at random.
             seed: everything random derives from it, the epoch and the step.
+            rotation: largest angle of "rotate", in degrees.
+            outliers: pictures of anything else, of which each batch gets as many as it has
+                pictures, drawn at random.
         """
-        self._pictures = pictures
-        self._repeat, self._augment, self._seed = repeat, augment, seed
+        self._pictures, self._outliers = pictures, outliers
+        self._repeat, self._seed = repeat, seed
+        self._augment, self._rotation = frozenset(augment), rotation
         self._factors = factors
         shown = epoch_length(factors) * repeat
         # Batch norm cannot learn from one picture: rather one batch fewer, each a picture larger.
@@ -150,17 +159,25 @@ class Sampler:
         parts = np.array_split(order, self.steps)
         for step in range(self.steps) if numbers is None else numbers:
             # Plus one, because a seed of [s, e, 0] is the same as one of [s, e].
-            yield self._make(parts[step], np.random.default_rng([self._seed, epoch, step + 1]))
+            own = np.random.default_rng([self._seed, epoch, step + 1])
+            batch = self._make(self._pictures, parts[step], own)
+            if self._outliers is not None:  # drawn last, so that the others are as without them
+                chosen = own.integers(len(self._outliers.labels), size=len(parts[step]))
+                batch = replace(batch, outliers=self._make(self._outliers, chosen, own))
+            yield batch
 
-    def _make(self, chosen: Labels, rng: np.random.Generator) -> Batch:
-        pixels = self._pictures.pixels[chosen]
+    def _make(self, pictures: Pictures, chosen: Labels, rng: np.random.Generator) -> Batch:
+        pixels = pictures.pixels[chosen]
         light = np.tile(np.array([1, 0], dtype=np.float32), (len(chosen), 1))
-        if self._augment:
-            pixels = np.stack([move(picture, rng) for picture in pixels])
+        if not self._augment.isdisjoint(MOVES):
+            pixels = np.stack([move(each, rng, self._augment, self._rotation) for each in pixels])
+        if "light" in self._augment:
             light = np.array([draw_light(rng) for _ in chosen], dtype=np.float32)
+        if "autoaugment" in self._augment:
+            pixels = auto_augment(pixels, rng)
         return Batch(
             pixels=torch.from_numpy(pixels),
             contrast=torch.from_numpy(light[:, 0].copy()),
             brightness=torch.from_numpy(light[:, 1].copy()),
-            labels=torch.from_numpy(self._pictures.labels[chosen]),
+            labels=torch.from_numpy(pictures.labels[chosen]),
         )

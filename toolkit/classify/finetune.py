@@ -16,13 +16,14 @@ from toolkit.classify.data import Pictures, Sampler, read_pictures
 from toolkit.classify.finish import finish
 from toolkit.classify.generate import FEATURE_GENERATORS
 from toolkit.classify.labels import labelled_part
+from toolkit.classify.losses import ClassifierLoss, balance
 from toolkit.classify.model import build_resnet
-from toolkit.classify.task import ClassifierTask, balance
-from toolkit.classify.weights import COMMAND, PRETRAIN, Description, load_backbone
+from toolkit.classify.task import ClassifierTask
+from toolkit.classify.weights import ADAPT, COMMAND, PRETRAIN, Description, load_backbone
 from toolkit.config import AdaptConfig, FinetuneClassifierConfig
 from toolkit.console import note
 from toolkit.processes import Place, train_in_processes
-from toolkit.runs import RunFolder, refuse_other_fold
+from toolkit.runs import RunFolder, is_run_of, refuse_other_fold
 from toolkit.sampling import class_factors, picture_factors
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, fit, packed, shared_run, whole_model
@@ -209,12 +210,16 @@ def _starting_point(
 def _plan(config: FinetuneClassifierConfig) -> Schedule:
     """How fast and how long to learn, where the configuration leaves that open.
 
-    Weights that have seen procedural pictures alone have more to learn than those of ImageNet.
+    Weights that have seen procedural pictures alone, or those of another line, have more to learn
+    than those of ImageNet.
     """
-    random = config.weights == "none"
-    procedural = is_pretrained(config.weights, PRETRAIN)
-    whole = 1e-3 if random else 3e-4 if procedural else 1e-4
+    random = config.weights == "none" and config.adapt is None
+    adapted = config.weights == "none" or is_run_of(Path(config.weights), ADAPT)
+    some = adapted or is_pretrained(config.weights, PRETRAIN)
+    whole = 1e-3 if random else 3e-4 if some else 1e-4
     rate = {"all": whole, "layer4": 3e-4, "head": 1e-3}[config.train]
+    if config.optimizer == "SGD":
+        rate = 100 * whole if config.train == "all" else 0.01
     epochs = config.epochs or (80 if random else 30)
     return Schedule(
         epochs=epochs,
@@ -224,6 +229,8 @@ def _plan(config: FinetuneClassifierConfig) -> Schedule:
         score="val_score",
         seed=config.seed,
         accumulate=config.accumulate,
+        optimizer=config.optimizer,
+        decay=config.schedule,
     )
 
 
@@ -240,20 +247,24 @@ def _task(
         batch=config.batch,
         repeat=config.repeat,
         factors=factors,
-        augment=bool(config.augment),
+        augment=config.augment,
+        rotation=config.rotation,
         seed=config.seed,
+        outliers=outliers,
     )
-    weights = (
-        None if config.class_weights == "none" else balance(train.labels, model.fc.out_features)
-    )
+    weights = None
+    if config.class_weights != "none":
+        weights = balance(train.labels, model.fc.out_features, factors, config.class_weights)
+    gamma = config.focal_gamma if config.loss == "focal" else 0.0
     return ClassifierTask(
         model,
         train,
         val,
         sampler,
         learns=config.train,
-        class_weights=weights,
-        label_smoothing=config.label_smoothing,
+        loss=ClassifierLoss(weights, config.label_smoothing, gamma),
+        mixup=config.mixup,
+        outlier_weight=config.outlier_weight,
     )
 
 

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from converters.dataset import Dataset
 from toolkit.classify.calibrate import fit_temperature
 from toolkit.classify.classifier import Classifier
 from toolkit.classify.data import Pictures
+from toolkit.classify.scores import OF_THE_UNKNOWN, probabilities, suspicion
 from toolkit.classify.weights import Description
 from toolkit.config import FinetuneClassifierConfig
-from toolkit.predictions import ImageProbabilities, PredictionCard, write_probabilities
+from toolkit.predictions import (
+    ImageProbabilities,
+    ImageSuspicion,
+    PredictionCard,
+    write_probabilities,
+    write_suspicion,
+)
 from toolkit.runs import RunFolder
+
+SCORES = "scores"
+"""Folder of scores of the unknown, in ``predictions/``, each kind in one of its name."""
 
 
 def finish(
@@ -37,21 +49,35 @@ def finish(
     """
     run.write_model(description.to_json())
     classifier = Classifier.load(run.root, str(device))
-    if config.calibrate:
-        val = pictures["val"]
-        temperature = fit_temperature(classifier.logits(val.pixels), val.labels)
-        run.write_model(replace(description, temperature=temperature).to_json())
-        classifier = Classifier.load(run.root, str(device))
-    probabilities = {
-        split: ImageProbabilities(
-            classifier.classes,
-            tuple(image.file_name for image in dataset.images),
-            classifier.classify_squares(pictures[split].pixels),
-        )
-        for split, dataset in datasets.items()
-        if split != "train"
+    logits = {
+        split: classifier.logits(pictures[split].pixels) for split in datasets if split != "train"
     }
-    card = PredictionCard(
-        boxes="none", masks=False, classifier=f"{classifier.architecture} {classifier.image_size}"
-    )
-    write_probabilities(run.predictions, probabilities, card)
+    if config.calibrate:
+        temperature = fit_temperature(logits["val"], pictures["val"].labels)
+        description = replace(description, temperature=temperature)
+        run.write_model(description.to_json())
+    _predict(run, description, datasets, logits)
+
+
+def _predict(
+    run: RunFolder,
+    description: Description,
+    datasets: Mapping[str, Dataset],
+    logits: Mapping[str, npt.NDArray[np.float32]],
+) -> None:
+    """Write probabilities, and scores of the unknown."""
+    names = {split: tuple(image.file_name for image in datasets[split].images) for split in logits}
+    temperature = description.temperature
+    what = f"{description.architecture} {description.image_size}"
+    card = PredictionCard(boxes="none", masks=False, classifier=what)
+    found = {
+        split: ImageProbabilities(description.classes, names[split], probabilities(of, temperature))
+        for split, of in logits.items()
+    }
+    write_probabilities(run.predictions, found, card)
+    for kind in OF_THE_UNKNOWN:
+        scores = {
+            split: ImageSuspicion(names[split], suspicion(of, temperature, kind))
+            for split, of in logits.items()
+        }
+        write_suspicion(run.predictions / SCORES / kind, scores, card)

@@ -30,13 +30,17 @@ from toolkit.weights import fill, read_state
 
 COMMAND = "finetune classifier"
 PRETRAIN = "pretrain classifier"
+ADAPT = "adapt"
 
-_BLOCKS: dict[tuple[bool, int], Architecture] = {
-    (False, 2): "resnet18",
-    (False, 6): "resnet34",
-    (True, 6): "resnet50",
+_BLOCKS: dict[tuple[int, int], Architecture] = {
+    (0, 2): "resnet18",
+    (0, 6): "resnet34",
+    (64, 6): "resnet50",
+    (128, 6): "wide_resnet50_2",
+    (128, 23): "wide_resnet101_2",
 }
-"""Architecture by whether its blocks are bottlenecks, and by how many there are in layer 3."""
+"""Architecture by the width of its bottlenecks in layer 1, 0 where its blocks are none, and by how
+many blocks there are in layer 3."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Description:
         classes: of its outputs, "good" first.
         image_size: side of the square that it sees, in pixels.
         temperature: that its logits are divided by.
-        head: what stands in the place of the last linear layer, as ``build_head`` takes it; None
-            for that layer itself.
+        head: what stands in the place of the last linear layer, as
+            ``toolkit.classify.generate.head.build_head`` takes it; None for that layer itself.
     """
 
     architecture: Architecture
@@ -79,13 +83,13 @@ def load_backbone(
         InputError: there is no such thing, it is damaged, or it is not a ResNet of a known depth,
             or of another one than asked for.
     """
-    path, same_head = _resolve(source, classes)
+    path, same_classes = _resolve(source, classes)
     state = without_outlines(read_state(path, "torchvision"))
     found = _recognise(path, state)
     if architecture is not None and found != architecture:
         raise InputError(f"{source}: is {found}, not {architecture}: leave model out")
     model = build_resnet(found, len(classes))
-    if not same_head:
+    if not same_classes or "fc.weight" not in state:  # adaptation without labels has no head
         head = {name: t for name, t in model.state_dict().items() if name.startswith("fc.")}
         state = {name: t for name, t in state.items() if not name.startswith("fc.")} | head
     _fill(path, found, model, state)
@@ -101,25 +105,42 @@ def load_run(root: Path) -> tuple[ResNet, Description]:
     run = RunFolder.open(root, COMMAND)
     description = _read_description(run)
     path = run.checkpoints / "best.safetensors"
-    model = build_resnet(description.architecture, len(description.classes))
+    model = build_model(description)
     _fill(path, description.architecture, model, read_state(path, "torchvision"))
     return model, description
 
 
+def build_model(description: Description) -> ResNet:
+    """The network that a description is of, with random weights.
+
+    Its parameters are torchvision's, but for those of a head of its own, which stands in the place
+    of ``fc`` and takes what the last pooling gives, shape (n, features), to logits (n, classes).
+    """
+    model = build_resnet(description.architecture, len(description.classes))
+    if description.head is not None:
+        from toolkit.classify.generate.head import build_head
+
+        features, classes = model.fc.in_features, len(description.classes)
+        model.register_module("fc", build_head(description.head, features, classes))
+    return model
+
+
 def _resolve(source: str, classes: Sequence[str]) -> tuple[Path, bool]:
-    """The file that a source means, and whether its head tells these very classes apart."""
+    """The file that a source means, and whether its last layer tells these very classes apart."""
     if source == STARTER:
         return starter_path("resnet18"), False
     path = located(source)
     if not path.exists():
         raise InputError(
             f"{source}: no such weights: give an official file (resnet18-f37072fd.pth), a "
-            ".safetensors file, a run folder of `toolkit finetune classifier`, starter, or none"
+            ".safetensors file, a run folder of `toolkit finetune classifier`, `toolkit pretrain "
+            "classifier` or `toolkit adapt`, starter, or none"
         )
     if path.is_dir():
         run = RunFolder.open(path, COMMAND, PRETRAIN, ADAPT)
-        same_head = _read_description(run).classes == tuple(classes)
-        return run.checkpoints / "best.safetensors", same_head
+        description = _read_description(run)
+        same_classes = description.head is None and description.classes == tuple(classes)
+        return run.checkpoints / "best.safetensors", same_classes
     return path, False
 
 
@@ -148,10 +169,12 @@ def _recognise(path: Path, state: Mapping[str, Tensor]) -> Architecture:
             f"{path}: is not a ResNet (no layer3.0.conv1.weight): give a file of torchvision"
         )
     blocks = {name.split(".")[1] for name in state if name.startswith("layer3.")}
-    found = _BLOCKS.get(("layer1.0.conv3.weight" in state, len(blocks)))
+    last = state.get("layer1.0.conv3.weight")
+    width = last.shape[1] if last is not None and last.ndim == 4 else 0
+    found = _BLOCKS.get((width, len(blocks)))
     if found is None:
         raise InputError(
-            f"{path}: is a ResNet of no known depth ({len(blocks)} blocks in layer3): "
+            f"{path}: is a ResNet of no known depth or width ({len(blocks)} blocks in layer3): "
             f"give one of {', '.join(ARCHITECTURES)}"
         )
     return found

@@ -68,13 +68,13 @@ class FinetuneClassifierConfig(Config):
     """Optimiser; SGD has a momentum of 0.9."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak rate; by default, with AdamW and Adam, all 1e-4, layer4 3e-4, head 1e-3, all from random
-    weights 1e-3, all from starters 3e-4; with SGD a hundred times that of all, layer4 and head
-    0.01."""
+    weights 1e-3, all from starters or adapted ones 3e-4; with SGD a hundred times that of all,
+    layer4 and head 0.01."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """How the rate falls: as a cosine to 0, to a tenth whenever the val score has stood still for a
-    third of the patience, or never."""
+    third of the patience (at least 2 epochs), or never."""
     weight_decay: NotNegativeNumber = 1e-4
-    """Weight decay."""
+    """Weight decay; AdamW decouples it from the gradients, Adam and SGD add it to them."""
     augment: tuple[Augmentation, ...] = ("flip", "turn", "rotate", "light")
     """Random changes of training pictures: flip, turn (by 90°), rotate (a little, and zoom), light,
     autoaugment; "" for none. Leave out what makes a good part a defective one."""
@@ -88,8 +88,8 @@ class FinetuneClassifierConfig(Config):
     focal_gamma: NotNegativeNumber = 2.0
     """For focal: exponent."""
     class_weights: Literal["inverse", "effective", "none"] = "inverse"
-    """Weigh the loss by the classes' inverse frequency, at most ten to one; by their effective
-    number of pictures, which grows slower than the number; or alike."""
+    """Weigh the loss by the classes' inverse frequency in an epoch, at most ten to one; by the
+    inverse of their effective number of pictures, which grows slower than the number; or alike."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread evenly over all classes."""
     repeat: Positive = 1

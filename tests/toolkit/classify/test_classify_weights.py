@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision import models
 
 from converters.errors import InputError
 from converters.files import write_json
 from toolkit.classify.model import ARCHITECTURES, build_resnet
-from toolkit.classify.weights import COMMAND, load_backbone, load_run
-from toolkit.config import FinetuneClassifierConfig
+from toolkit.classify.weights import ADAPT, COMMAND, _recognise, load_backbone, load_run
+from toolkit.config import AdaptConfig, FinetuneClassifierConfig
 from toolkit.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -30,7 +34,7 @@ def _same(model, state, *, head=False):
     )
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
 def test_an_official_file_loads_as_what_it_is_with_a_new_head(tmp_path, architecture):
     state = _state(architecture)
     torch.save(state, tmp_path / "w.pth")
@@ -38,6 +42,21 @@ def test_an_official_file_loads_as_what_it_is_with_a_new_head(tmp_path, architec
     assert found == architecture
     assert model.fc.out_features == 3
     assert _same(model, state)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_recognised_by_its_shapes(tmp_path, architecture):
+    with torch.device("meta"):  # the wide ones have half a gigabyte
+        state = build_resnet(architecture, 1000).state_dict()
+    assert _recognise(tmp_path, state) == architecture
+
+
+@pytest.mark.parametrize("build", [models.resnet101, models.resnet152])
+def test_resnets_that_are_not_supported_are_not_taken_for_others(tmp_path, build):
+    with torch.device("meta"):
+        state = build(weights=None).state_dict()
+    with pytest.raises(InputError, match=r"of no known depth or width \(\d+ blocks in layer3\)"):
+        _recognise(tmp_path, state)
 
 
 def test_files_from_before_the_batch_counters_load(tmp_path):
@@ -84,11 +103,71 @@ def test_a_run_keeps_its_head_only_for_the_same_classes(tmp_path):
     assert _same(other, state) and not _same(other, state, head=True)
 
 
+def _adapted(root, state, **description):
+    config = AdaptConfig(data=root, source="synth", out=root / "adapted")
+    run = RunFolder.create(config.out, ADAPT, config)
+    run.checkpoints.mkdir()
+    save_file(state, run.checkpoints / "best.safetensors")
+    run.write_model(
+        {"architecture": "resnet18", "classes": list(CLASSES), "image_size": 64, **description}
+    )
+    return run
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_an_adapted_encoder_is_a_start_with_its_head_or_without(tmp_path, labelled):
+    state = _state(classes=3)
+    state = {n: t for n, t in state.items() if labelled or not n.startswith("fc.")}
+    run = _adapted(tmp_path, state)
+    model, found = load_backbone(str(run.root), None, CLASSES)
+    assert found == "resnet18"
+    assert _same(model, state, head=labelled)
+    other, _ = load_backbone(str(run.root), None, ("good", "hole"))
+    assert _same(other, state) and other.fc.out_features == 2
+
+
+class _Head(nn.Module):
+    """A head as a generator of features might have it."""
+
+    def __init__(self, description, features, classes):
+        super().__init__()
+        self.hidden = nn.Linear(features, description["hidden"])
+        self.last = nn.Linear(description["hidden"], classes)
+
+    def forward(self, features):
+        return self.last(self.hidden(features))
+
+
+def test_a_run_with_a_head_of_its_own_is_built_with_it_and_started_from_without(
+    tmp_path, monkeypatch
+):
+    heads = ModuleType("toolkit.classify.generate.head")
+    heads.build_head = _Head
+    monkeypatch.setitem(sys.modules, heads.__name__, heads)
+    run, state = _run(tmp_path, CLASSES, head={"kind": "test", "hidden": 5})
+    torch.manual_seed(1)
+    own = {f"fc.{n}": t for n, t in _Head({"hidden": 5}, 64, 3).state_dict().items()}
+    state = {n: t for n, t in state.items() if not n.startswith("fc.")} | own
+    save_file(state, run.checkpoints / "best.safetensors")
+    model, description = load_run(run.root)
+    assert description.head == {"kind": "test", "hidden": 5}
+    assert model.state_dict().keys() == state.keys() and _same(model, state, head=True)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+    start, _ = load_backbone(str(run.root), None, CLASSES)
+    assert isinstance(start.fc, nn.Linear) and _same(start, state)
+
+
 def test_a_run_comes_back_with_its_description(tmp_path):
     run, state = _run(tmp_path, CLASSES)
     model, description = load_run(run.root)
     assert _same(model, state, head=True)
     assert (description.classes, description.image_size) == (CLASSES, 64)
+    assert (description.temperature, description.head) == (1.0, None)  # of a run from before them
+
+
+def test_a_run_comes_back_with_its_temperature(tmp_path):
+    run, _ = _run(tmp_path, CLASSES, temperature=2.5)
+    assert load_run(run.root)[1].temperature == 2.5
 
 
 @pytest.mark.parametrize(
