@@ -48,10 +48,10 @@ class Dac:
       ICLR 2018) and the hinge loss; the classifier learns from real and made rows, and the
       generator also from its answer (Odena et al., AC-GAN, ICML 2017);
     * filtering keeps samples that score higher than the lowest ``REAL_ENOUGH`` of the real rows of
-      their class, blurred as the discriminator knows them; purification keeps those that the classifier is sure of (``SURE_ENOUGH``) and
-      whose class has the vote of the three nearest real rows, as edited nearest neighbours do
-      (Wilson, IEEE SMC 1972), but with votes by the inverse frequency of classes, or a rare one
-      would hardly ever have it.
+      their class, blurred as the discriminator knows them; purification keeps those that the
+      classifier is sure of (``SURE_ENOUGH``) and whose class has the vote of the three nearest real
+      rows, as edited nearest neighbours do (Wilson, IEEE SMC 1972), but with votes by the inverse
+      frequency of classes, or a rare one would hardly ever have it.
 
     A sample's parent is the nearest real row of its class, whose rest it has: what the networks
     made of the components comes from no rows in particular. A ``Generator`` of features.
