@@ -19,13 +19,14 @@ COMPONENTS = 16
 """Principal components of the features that the networks see, at most."""
 
 REAL_ENOUGH = 0.05
-"""Share of the real rows of a class that the discriminator may find less real than a sample."""
+"""Share of a class' real rows, blurred as in training, that may score lower than any sample."""
 
 SURE_ENOUGH = 0.5
 """Least probability that the classifier gives a sample's class."""
 
 _STEPS, _BATCH, _RATE, _HIDDEN = 200, 64, 1e-3, 64
 _BLUR = 0.5
+_BLURRED = 20
 _NEIGHBOURS = 3
 _ROUNDS = 20
 
@@ -47,10 +48,10 @@ class Dac:
       ICLR 2018) and the hinge loss; the classifier learns from real and made rows, and the
       generator also from its answer (Odena et al., AC-GAN, ICML 2017);
     * filtering keeps samples that score higher than the lowest ``REAL_ENOUGH`` of the real rows of
-      their class; purification keeps those that the classifier is sure of (``SURE_ENOUGH``) and
-      whose class has the vote of the three nearest real rows, as edited nearest neighbours do
-      (Wilson, IEEE SMC 1972), but with votes by the inverse frequency of classes, or a rare one
-      would hardly ever have it.
+      their class, blurred as the discriminator knows them; purification keeps those that the
+      classifier is sure of (``SURE_ENOUGH``) and whose class has the vote of the three nearest real
+      rows, as edited nearest neighbours do (Wilson, IEEE SMC 1972), but with votes by the inverse
+      frequency of classes, or a rare one would hardly ever have it.
 
     A sample's parent is the nearest real row of its class, whose rest it has: what the networks
     made of the components comes from no rows in particular. A ``Generator`` of features.
@@ -143,7 +144,9 @@ class Dac:
         """Which candidates of a class are like real ones (filter) and no other's (purify)."""
         made = torch.from_numpy(candidates).float()
         own = self._labels == label
-        real = torch.from_numpy(self._scores[own]).float()
+        real = torch.from_numpy(self._scores[own]).float().repeat(_BLURRED, 1)
+        blur = torch.randn(real.shape, generator=torch.Generator().manual_seed(self._seed))
+        real = real + _BLUR * blur  # as the discriminator has learnt them
         bar = self._discriminator(real, torch.full((len(real),), label)).quantile(REAL_ENOUGH)
         like_real = self._discriminator(made, torch.full((len(made),), label)) >= bar
         sure = self._classifier(made).softmax(dim=1)[:, label] >= SURE_ENOUGH

@@ -96,16 +96,16 @@ class Ecrt:
     head on sources learns from what grew, real rows of it counting next to nothing
     (``REAL_WEIGHT``).
 
-    As the paper has it: 4 transforms of 2 hidden layers of 128, the clipping of gradients to 1e-3,
-    the weight 1e-3 of the likelihood, and the weights of rows. What differs:
+    As the authors' code has it: 4 transforms of 2 hidden layers of 128, the clipping of gradients
+    to 1e-3, the weight 1e-3 of the likelihood, and the weights of rows. What differs:
 
     * the flow sees whitened principal components, in which all classes count alike: hundreds of
       features of a few hundred pictures span no more;
     * it starts as the identity, has no batch normalisation, and takes few steps of Adam at 1e-3,
-      not hundreds of thousands at 1e-5; so it learns in seconds;
+      not 100 epochs at 1e-5, without stopping early; so it learns in seconds;
     * batches show its classes alike; where a single class is frequent, which contrastive learning
       cannot learn from, all classes with rows enough (``least``) take the frequent ones' place;
-    * the head is linear; the paper's has two hidden layers.
+    * the head is linear; theirs has two hidden layers.
 
     Values are features, which the flow makes of the sources backwards. A sample's parents are all
     rows that it has sources of, the one that gave most first. A ``Generator`` of features.
