@@ -65,7 +65,15 @@ def _right(seed, generator):
     torch.manual_seed(seed)
     model = build_resnet("resnet18", 2)
     factors = [1.0] * len(train.labels)
-    sampler = Sampler(train, batch=32, repeat=6, factors=factors, augment=True, seed=seed)
+    sampler = Sampler(
+        train,
+        batch=32,
+        repeat=6,
+        factors=factors,
+        augment=("flip", "turn", "rotate", "light"),
+        rotation=10.0,
+        seed=seed,
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _, batch in zip(range(STEPS), sampler.batches(0), strict=False):
         loss = F.cross_entropy(model(to_input(batch.pixels)), batch.labels)

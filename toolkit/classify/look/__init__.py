@@ -28,7 +28,8 @@ from toolkit.runs import RunFolder
 FOLDER = "pictures"
 
 MADE = Path("generated", "grown.safetensors")
-"""Where a run keeps the pictures of rare classes that it made: ``pixels`` and their ``labels``."""
+"""Where a run keeps what it made of rare classes: pictures (``pixels``) or features, and their
+``labels``."""
 
 __all__ = ["FOLDER", "draw", "made_pictures"]
 
@@ -78,4 +79,6 @@ def made_pictures(run: RunFolder) -> dict[str, Pictures]:
     if not path.is_file():
         return {}
     content = load_file(path)
+    if "pixels" not in content:  # features, which no network sees
+        return {}
     return {"made of rare classes": Pictures(content["pixels"], content["labels"])}
