@@ -30,7 +30,6 @@ from toolkit.weights import fill, read_state
 
 COMMAND = "finetune classifier"
 PRETRAIN = "pretrain classifier"
-ADAPT = "adapt"
 
 _BLOCKS: dict[tuple[int, int], Architecture] = {
     (0, 2): "resnet18",
