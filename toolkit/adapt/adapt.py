@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from converters.errors import InputError
 from toolkit.adapt.data import Batches, read_material
 from toolkit.adapt.encoders import Channels, open_encoder
 from toolkit.adapt.task import Adaptation, TwoDomains
@@ -53,6 +54,11 @@ def adapt_within(config: AdaptConfig, device: torch.device, here: Place) -> RunF
         here: which process it is.
     """
     check_batch(config.batch, here.world)
+    if config.batch < 2 * here.world:
+        raise InputError(
+            f"batch: {config.batch} pictures leave one for each of {here.world} processes, too few "
+            f"for batch normalisation: give {2 * here.world} or more"
+        )
     refuse_other_fold(config.weights, config.data, config.fold)
     material = read_material(config)
     source, target = material.source, material.target

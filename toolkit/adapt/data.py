@@ -76,8 +76,8 @@ class Batch:
     Attributes:
         source: shape (b, side, side, 3), with labels of shape (b,).
         target: shape (c, side, side, 3), with labels of shape (c,), some ``UNLABELLED``.
-        votes: other random views of those that are unlabelled, in their order, shape
-            (views, u, side, side, 3).
+        votes: other random views of the target's, each of shape (c, side, side, 3); of all of them,
+            as batch norms would not know what single ones are like; none where all are labelled.
         progress: share of the training that is done, 0 to 1.
     """
 
@@ -85,7 +85,7 @@ class Batch:
     source_labels: Tensor
     target: Tensor
     target_labels: Tensor
-    votes: Tensor
+    votes: Sequence[Tensor]
     progress: float
 
 
@@ -265,7 +265,7 @@ class Batches:
         Args:
             material: pictures of both.
             batch: pictures per step, of each domain.
-            views: random views of unlabelled pictures that vote; 0 for none.
+            views: random views of the target's pictures that vote; 0 for none.
             epochs: passes over the target in all.
             seed: everything random derives from it, the epoch and the step.
         """
@@ -295,16 +295,14 @@ class Batches:
     def _make(self, chosen: Labels, rng: np.random.Generator, progress: float) -> Batch:
         ours = draw_epoch(self._factors, rng)
         labels = self._target.labels[chosen]
-        open_ones = self._target.pixels[chosen[labels == UNLABELLED]]
+        pixels = self._target.pixels[chosen]
+        views = self._views if (labels == UNLABELLED).any() else 0
         return Batch(
             source=_viewed(self._source.pixels[ours], rng),
             source_labels=torch.from_numpy(self._source.labels[ours]),
-            target=_viewed(self._target.pixels[chosen], rng),
+            target=_viewed(pixels, rng),
             target_labels=torch.from_numpy(labels),
-            votes=torch.stack(
-                [_viewed(open_ones, rng) for _ in range(self._views)]
-                or [torch.from_numpy(open_ones[:0])]
-            ),
+            votes=[_viewed(pixels, rng) for _ in range(views)],
             progress=progress,
         )
 

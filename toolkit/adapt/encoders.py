@@ -34,9 +34,9 @@ class Encoder(nn.Module):
     Private are the deviation of that convolution and the statistics of batch norms, which each
     batch of one domain takes from itself and which are those of the target in the end (AdaBN, Li et
     al., arXiv 1603.04779); on drawn shapes they alone raised the balanced accuracy of a target
-    without labels from chance to 0.69 of 1. What is deeper is shared: private layers that see more of a picture can
-    map the classes of a target without labels onto the wrong ones of the source, and nothing that
-    makes the domains alike would notice.
+    without labels from chance (1/3) to 0.69. What is deeper is shared: private layers that see more
+    of a picture can map the classes of a target without labels onto the wrong ones of the source,
+    and nothing that makes the domains alike would notice.
 
     Attributes:
         network: the plain network, its first convolution in a ``PrivateConvolution``.

@@ -104,6 +104,8 @@ class Adaptation:
         known = target.labels[target.labels != UNLABELLED]
         self._weights = balance(known, len(target.classes)).to(self._device) if len(known) else None
         self._taught = _taught(material, known).to(self._device)
+        enough = int(self._taught.sum()) > 1 and len(known) < len(target.labels)
+        self._votes = config.method == "mmd" and enough
         self._epoch = 0
 
     def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -133,9 +135,10 @@ class Adaptation:
                 found, told = self.model.discriminator.loss(source, target, strength)
                 total = parts["source"] + parts["target"] + found
                 parts |= {"discriminator": found, "told_apart": told}
-        if batch.votes.shape[1] and self._config.method == "mmd" and self._taught.sum() > 1:
-            unlabelled = target[labels == UNLABELLED]
-            parts["pseudo"], parts["pseudo_labelled"] = self._pseudo_loss(unlabelled, batch.votes)
+        if self._votes:
+            unlabelled = labels == UNLABELLED
+            found, share = self._pseudo_loss(target, unlabelled, batch.votes)
+            parts |= {"pseudo": found, "pseudo_labelled": share}
             total = total + self._config.pseudo_weight * parts["pseudo"]
         return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
 
@@ -149,21 +152,28 @@ class Adaptation:
             return logits.sum() * 0
         return F.cross_entropy(logits, labels, weight=self._weights, ignore_index=UNLABELLED)
 
-    def _pseudo_loss(self, features: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
+    def _pseudo_loss(
+        self, features: Tensor, unlabelled: Tensor, votes: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the labels that views vote for, over all unlabelled pictures.
 
         Returns:
             the loss, and the share of the pictures that have such a label.
         """
+        if not votes:  # all of this batch are labelled; processes log the same names
+            return features.sum() * 0, torch.zeros((), device=self._device)
         with torch.no_grad():
             seen = [self.model.logits(self._features(view, "target"), "target") for view in votes]
-            answers = torch.stack(seen).masked_fill(~self._taught, -torch.inf)
-            labels, chosen = voted_labels(answers.softmax(dim=2), self._config.confidence)
+            answers = torch.stack(seen).float().masked_fill(~self._taught, -torch.inf)
+            labels, sure = voted_labels(answers.softmax(dim=2), self._config.confidence)
+            chosen = sure[unlabelled].float()
         with torch.autocast(self._device.type, enabled=False):
             losses = F.cross_entropy(
-                self.model.logits(features, "target"), labels, reduction="none"
+                self.model.logits(features[unlabelled], "target"),
+                labels[unlabelled],
+                reduction="none",
             )
-        return (losses * chosen).mean(), chosen.float().mean()
+        return (losses * chosen).mean(), chosen.mean()
 
     def validate(self) -> dict[str, float]:
         """How well val of the target is classified, as in fine-tuning.

@@ -20,6 +20,7 @@ from toolkit.classify.labels import labelled_part
 from toolkit.classify.losses import ClassifierLoss, balance
 from toolkit.classify.model import build_resnet
 from toolkit.classify.task import ClassifierTask
+<<<<<<< HEAD
 from toolkit.classify.weights import (
     COMMAND,
     PRETRAIN,
@@ -32,6 +33,14 @@ from toolkit.console import note
 from toolkit.processes import Place, train_in_processes
 from toolkit.runs import ADAPT, RunFolder, is_run_of, refuse_other_fold
 from toolkit.sampling import class_factors, epoch_length, picture_factors
+=======
+from toolkit.classify.weights import COMMAND, PRETRAIN, Description, load_backbone
+from toolkit.config import AdaptConfig, FinetuneClassifierConfig
+from toolkit.console import note
+from toolkit.processes import Place, train_in_processes
+from toolkit.runs import RunFolder, refuse_other_fold
+from toolkit.sampling import class_factors, picture_factors
+>>>>>>> hadapt
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, fit, packed, shared_run, whole_model
 
@@ -239,8 +248,7 @@ def _plan(config: FinetuneClassifierConfig) -> Schedule:
     than those of ImageNet.
     """
     random = config.weights == "none" and config.adapt is None
-    adapted = config.weights == "none" or is_run_of(Path(config.weights), ADAPT)
-    some = adapted or is_pretrained(config.weights, PRETRAIN)
+    some = config.weights == "none" or is_pretrained(config.weights, PRETRAIN)
     whole = 1e-3 if random else 3e-4 if some else 1e-4
     rate = {"all": whole, "layer4": 3e-4, "head": 1e-3}[config.train]
     if config.optimizer == "SGD":

@@ -56,8 +56,8 @@ class AdaptConfig(Config):
     weights: str = "none"
     """"none" (random), "starter", an official file for the model, or a run folder of one."""
     weight: NotNegativeNumber = 0.1
-    """Weight of what makes the domains alike; that of adversarial rises to it over the training. Too
-    much of it lays classes on the wrong ones."""
+    """Weight of what makes the domains alike, to which that of adversarial rises over the training.
+    Too much of it lays classes on the wrong ones."""
     pseudo_weight: NotNegativeNumber = 0.1
     """For mmd: weight of the pseudo labels."""
     confidence: Annotated[float, Field(gt=0, le=1)] = 0.9

@@ -149,6 +149,15 @@ def test_other_classes_share_what_has_one_name(make_domain, tmp_path):
     assert state["model.encoder.network.conv1.private.source"].shape[1] == 3
 
 
+def test_a_batch_may_have_one_unlabelled_picture(make_domain, tmp_path):
+    target = make_domain("target", "shifted", per_class=3)
+    source = make_domain("source", "plain", per_class=3)
+    options = {"labels": 2, "image_size": 32, "batch": 4, "epochs": 1}
+    # At 32 pixels the last batch norms see one cell: they cannot normalise a picture alone.
+    run = adapt_classifier(_config(target, source, tmp_path / "run", **options))
+    assert _log(run)[0]["pseudo_labelled"] >= 0
+
+
 def test_procedural_pictures_are_a_source(make_domain, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SYNTH_PICTURES", 100)
     target = make_domain("target", "shifted")
