@@ -20,7 +20,6 @@ from toolkit.classify.labels import labelled_part
 from toolkit.classify.losses import ClassifierLoss, balance
 from toolkit.classify.model import build_resnet
 from toolkit.classify.task import ClassifierTask
-<<<<<<< HEAD
 from toolkit.classify.weights import (
     COMMAND,
     PRETRAIN,
@@ -31,16 +30,8 @@ from toolkit.classify.weights import (
 from toolkit.config import AdaptConfig, FinetuneClassifierConfig
 from toolkit.console import note
 from toolkit.processes import Place, train_in_processes
-from toolkit.runs import ADAPT, RunFolder, is_run_of, refuse_other_fold
-from toolkit.sampling import class_factors, epoch_length, picture_factors
-=======
-from toolkit.classify.weights import COMMAND, PRETRAIN, Description, load_backbone
-from toolkit.config import AdaptConfig, FinetuneClassifierConfig
-from toolkit.console import note
-from toolkit.processes import Place, train_in_processes
 from toolkit.runs import RunFolder, refuse_other_fold
-from toolkit.sampling import class_factors, picture_factors
->>>>>>> hadapt
+from toolkit.sampling import class_factors, epoch_length, picture_factors
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, fit, packed, shared_run, whole_model
 

@@ -30,12 +30,9 @@ from toolkit.weights import fill, read_state
 
 COMMAND = "finetune classifier"
 PRETRAIN = "pretrain classifier"
-<<<<<<< HEAD
 
 TRAINED = "trained.safetensors"
 """The network as it was trained, in ``checkpoints/``, where its head is then made anew."""
-=======
->>>>>>> hadapt
 
 _BLOCKS: dict[tuple[int, int], Architecture] = {
     (0, 2): "resnet18",
