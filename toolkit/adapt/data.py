@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.classify.augment import draw_light, move
-from toolkit.classify.data import Labels, letterbox
+from toolkit.classify.data import Labels, letterbox, suited
 from toolkit.classify.labels import labelled_part
 from toolkit.config import AdaptConfig
+from toolkit.config.classifier import Augmentation
 from toolkit.console import note, track
 from toolkit.images import RgbImage, read_image
 from toolkit.sampling import class_factors, draw_epoch
@@ -275,6 +276,8 @@ class Batches:
         factors = np.array(class_factors(self._source.labels))
         self._factors = [float(factor) for factor in factors * (batch / factors.sum())]
         self._views, self._epochs, self._seed = views, epochs, seed
+        self._suit_source = suited(("auto",), self._source.pixels)
+        self._suit_target = suited(("auto",), self._target.pixels)
 
     @staticmethod
     def count(pictures: int, batch: int) -> int:
@@ -298,20 +301,26 @@ class Batches:
         pixels = self._target.pixels[chosen]
         views = self._views if (labels == UNLABELLED).any() else 0
         return Batch(
-            source=_viewed(self._source.pixels[ours], rng),
+            source=_viewed(self._source.pixels[ours], self._suit_source, rng),
             source_labels=torch.from_numpy(self._source.labels[ours]),
-            target=_viewed(pixels, rng),
+            target=_viewed(pixels, self._suit_target, rng),
             target_labels=torch.from_numpy(labels),
-            votes=[_viewed(pixels, rng) for _ in range(views)],
+            votes=[_viewed(pixels, self._suit_target, rng) for _ in range(views)],
             progress=progress,
         )
 
 
-def _viewed(pictures: Squares, rng: np.random.Generator) -> Tensor:
-    """A random view of each picture: turned, moved, in another light."""
+def _viewed(
+    pictures: Squares, changes: Collection[Augmentation], rng: np.random.Generator
+) -> Tensor:
+    """A random view of each picture: moved as ``changes`` say, in another light."""
     views = np.empty_like(pictures)
     for view, picture in zip(views, pictures, strict=True):
         contrast, brightness = draw_light(rng)
-        lit = (move(picture, rng).astype(np.float32) - 128) * contrast + 128 + 255 * brightness
+        lit = (
+            (move(picture, rng, changes).astype(np.float32) - 128) * contrast
+            + 128
+            + 255 * brightness
+        )
         view[:] = np.clip(np.rint(lit), 0, 255)
     return torch.from_numpy(views)

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 MOVES: tuple[Augmentation, ...] = ("flip", "turn", "rotate")
 """Changes of where things are on a picture."""
 
+ANYHOW: tuple[Augmentation, ...] = (*MOVES, "light")
+"""Changes that suit what may lie any way."""
+
+UPRIGHT: tuple[Augmentation, ...] = ("rotate", "light")
+"""Changes that suit what always lies one way."""
+
 WARP_CHANCE = 0.5
 """Share of the pictures that "rotate" turns and scales; the rest keep their very pixels, as at
 work."""

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from converters.dataset import Dataset
-from toolkit.classify.augment import LARGEST_ANGLE, MOVES, auto_augment, draw_light, move
+from toolkit.balance.objects import glance, lie_alike
+from toolkit.classify.augment import (
+    ANYHOW,
+    LARGEST_ANGLE,
+    MOVES,
+    UPRIGHT,
+    auto_augment,
+    draw_light,
+    move,
+)
 from toolkit.config.classifier import Augmentation
 from toolkit.console import track
 from toolkit.images import RgbImage, read_image
@@ -26,6 +35,8 @@ DEVIATION = (0.229, 0.224, 0.225)
 
 PADDING = (124, 116, 104)
 """ImageNet's mean colour."""
+
+_LOOKED_AT = 64
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 """Shape (pictures,): index of each picture's class."""
@@ -111,6 +122,27 @@ def to_input(pixels: Tensor) -> Tensor:
     mean = torch.tensor(MEAN, device=pixels.device)
     deviation = torch.tensor(DEVIATION, device=pixels.device)
     return ((pixels.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
+
+
+def suited(
+    changes: tuple[Augmentation, ...], pixels: npt.NDArray[np.uint8]
+) -> tuple[Augmentation, ...]:
+    """The changes that are meant: "auto" is ``UPRIGHT`` where parts lie alike, else ``ANYHOW``.
+
+    On transistors, where "misplaced" is a class, flips and quarter turns cost much of the accuracy.
+
+    Args:
+        changes: as they were asked for.
+        pixels: of train, letterboxed, shape (n, side, side, 3).
+    """
+    if changes != ("auto",):
+        return changes
+    some = pixels[np.unique(np.linspace(0, len(pixels) - 1, _LOOKED_AT).round().astype(int))]
+    # What is padding on all of them lies alike, but is no part.
+    there = (some != np.array(PADDING, np.uint8)).any(axis=(0, 3))
+    some = some[:, there.any(axis=1)][:, :, there.any(axis=0)]
+    alike = len(some) > 1 and lie_alike([glance(picture) for picture in some])
+    return UPRIGHT if alike else ANYHOW
 
 
 class Sampler:

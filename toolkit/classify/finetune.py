@@ -13,7 +13,7 @@ from torchvision.models import ResNet
 from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
 from converters.folder import DatasetFolder
-from toolkit.classify.data import Pictures, Sampler, read_pictures
+from toolkit.classify.data import Pictures, Sampler, read_pictures, suited
 from toolkit.classify.finish import finish
 from toolkit.classify.generate import FEATURE_GENERATORS
 from toolkit.classify.labels import labelled_part
@@ -271,7 +271,7 @@ def _task(
         batch=config.batch,
         repeat=config.repeat,
         factors=factors,
-        augment=config.augment,
+        augment=suited(config.augment, train.pixels),
         rotation=config.rotation,
         seed=config.seed,
         outliers=outliers,

@@ -19,9 +19,10 @@ from toolkit.config.base import (
     Trackers,
 )
 
-Augmentation = Literal["flip", "turn", "rotate", "light", "autoaugment"]
+Augmentation = Literal["auto", "flip", "turn", "rotate", "light", "autoaugment"]
 """A random change of training pictures: mirrored, turned by 90°, turned a little and zoomed,
-brighter or darker, or the policy that AutoAugment found on ImageNet."""
+brighter or darker, or the policy that AutoAugment found on ImageNet; auto stands for those that
+suit the pictures."""
 
 GeneratorName = Literal["smote", "autoencoder", "lro", "dac", "ecrt"]
 """Who makes samples of rare classes."""
@@ -78,9 +79,10 @@ class FinetuneClassifierConfig(Config):
     third of the patience (at least 2 epochs), or never."""
     weight_decay: NotNegativeNumber = 1e-4
     """Weight decay; AdamW decouples it from the gradients, Adam and SGD add it to them."""
-    augment: tuple[Augmentation, ...] = ("flip", "turn", "rotate", "light")
+    augment: tuple[Augmentation, ...] = ("auto",)
     """Random changes of training pictures: flip, turn (by 90°), rotate (a little, and zoom), light,
-    autoaugment; "" for none. Leave out what makes a good part a defective one."""
+    autoaugment; "" for none. auto: the first four; on parts that always lie alike rotate and light,
+    because a part that lies another way may be a defective one."""
     rotation: Annotated[float, Field(ge=0, le=180)] = 10.0
     """Largest angle of rotate, in degrees."""
     mixup: NotNegativeNumber = 0.0
@@ -153,10 +155,12 @@ class FinetuneClassifierConfig(Config):
             ("focal_gamma", "--loss focal", self.loss == "focal"),
             ("generate_to", "--generate", self.generate is not None),
             ("outlier_weight", "--outliers", self.outliers is not None),
-            ("rotation", "--augment rotate", "rotate" in self.augment),
+            ("rotation", "--augment rotate", not {"auto", "rotate"}.isdisjoint(self.augment)),
         ):
             if not there and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: nothing depends on it: give {needs}, or leave it out")
         if len(set(self.augment)) < len(self.augment):
             raise ValueError("augment: give each change once")
+        if "auto" in self.augment and len(self.augment) > 1:
+            raise ValueError("augment: auto stands for all that suits: give it alone")
         return self

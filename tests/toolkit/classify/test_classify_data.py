@@ -6,7 +6,15 @@ import torch
 
 from converters.folder import DatasetFolder
 from toolkit.classify.augment import auto_augment, draw_light, move
-from toolkit.classify.data import Pictures, Sampler, letterbox, read_pictures, to_input
+from toolkit.classify.data import (
+    PADDING,
+    Pictures,
+    Sampler,
+    letterbox,
+    read_pictures,
+    suited,
+    to_input,
+)
 
 MEAN_COLOUR = (124, 116, 104)
 
@@ -177,3 +185,16 @@ def test_light_changes_within_its_limits():
     assert 0.8 <= drawn[:, 0].min() < 0.85 and 1.15 < drawn[:, 0].max() <= 1.2
     assert -0.1 <= drawn[:, 1].min() < -0.08 and 0.08 < drawn[:, 1].max() <= 0.1
     assert 100 < np.sum(drawn[:, 0] == 1) < 200
+
+
+def test_what_always_lies_one_way_is_not_turned():
+    """A part in the middle of each picture, or texture at random; padding alike on both."""
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
+    texture[:, :8] = texture[:, 24:] = PADDING
+    parts = texture // 8
+    parts[:, 12:20, 4:20] = 220
+    assert suited(("auto",), parts) == ("rotate", "light")
+    assert suited(("auto",), texture) == ("flip", "turn", "rotate", "light")
+    assert suited(("flip",), parts) == ("flip",)
+    assert suited(("auto",), parts[:1]) == ("flip", "turn", "rotate", "light")

@@ -123,7 +123,6 @@ def test_columns_say_how_a_variant_was_trained(make_plan, finish) -> None:
 
 
 def test_stages_are_no_rows_but_their_seconds_count(make_plan, finish) -> None:
-    pytest.importorskip("toolkit.adapt")
     plan = make_plan(
         base={"epochs": 1, "loss": "focal"},
         variants={
