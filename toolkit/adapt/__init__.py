@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from toolkit.adapt.adapt import adapt_classifier, adapt_within
+from toolkit.adapt.adapt import Prepared, adapt_classifier, adapt_within, prepare
 
-__all__ = ["adapt_classifier", "adapt_within"]
+__all__ = ["Prepared", "adapt_classifier", "adapt_within", "prepare"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from converters.errors import InputError
-from toolkit.adapt.data import Batches, read_material
+from toolkit.adapt.data import Batches, Material, read_material
 from toolkit.adapt.encoders import Channels, open_encoder
 from toolkit.adapt.task import Adaptation, TwoDomains
+from toolkit.classify.data import count_batches
 from toolkit.config import AdaptConfig
 from toolkit.console import note
 from toolkit.processes import Place, check_batch, train_in_processes
@@ -53,6 +55,32 @@ def adapt_within(config: AdaptConfig, device: torch.device, here: Place) -> RunF
         device: of this process.
         here: which process it is.
     """
+    return prepare(config, here).run(device, here)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An adaptation that can begin: everything that a user can get wrong was checked.
+
+    Attributes:
+        config: of it.
+        material: pictures of both domains.
+    """
+
+    config: AdaptConfig
+    material: Material
+
+    def run(self, device: torch.device, here: Place) -> RunFolder:
+        """Adapt; all processes call this, each with its device."""
+        return _adapt(self.config, self.material, device, here)
+
+
+def prepare(config: AdaptConfig, here: Place) -> Prepared:
+    """Check a configuration and read its pictures, before anything is written.
+
+    Raises:
+        InputError: as of ``adapt_classifier``, but for what a run folder can be wrong about.
+    """
     check_batch(config.batch, here.world)
     if config.batch < 2 * here.world:
         raise InputError(
@@ -60,7 +88,10 @@ def adapt_within(config: AdaptConfig, device: torch.device, here: Place) -> RunF
             f"for batch normalisation: give {2 * here.world} or more"
         )
     refuse_other_fold(config.weights, config.data, config.fold)
-    material = read_material(config)
+    return Prepared(config, read_material(config))
+
+
+def _adapt(config: AdaptConfig, material: Material, device: torch.device, here: Place) -> RunFolder:
     source, target = material.source, material.target
     channels: Channels = {"source": source.channels, "target": target.channels}
     encoder, head = open_encoder(config, target.classes, channels)
@@ -76,7 +107,7 @@ def adapt_within(config: AdaptConfig, device: torch.device, here: Place) -> RunF
     if here.leads:
         encoder.describe(run, target.classes, config.image_size)
     batch, views = config.batch // here.world, config.views if config.method == "mmd" else 0
-    steps = Batches.count(len(target.labels), batch)
+    steps = count_batches(len(target.labels), batch)
     schedule = _plan(config, steps)
     batches = Batches(material, batch=batch, views=views, epochs=schedule.epochs, seed=config.seed)
     task = Adaptation(model.to(device), material, batches, config)

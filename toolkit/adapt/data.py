@@ -17,7 +17,7 @@ from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
 from converters.folder import DatasetFolder
 from toolkit.classify.augment import draw_light, move
-from toolkit.classify.data import Labels, letterbox, suited
+from toolkit.classify.data import Labels, count_batches, letterbox, suited
 from toolkit.classify.labels import labelled_part
 from toolkit.config import AdaptConfig
 from toolkit.config.classifier import Augmentation
@@ -272,18 +272,12 @@ class Batches:
         """
         self._source, self._target = material.source, material.target
         shown = len(self._target.labels)
-        self.steps = self.count(shown, batch)
+        self.steps = count_batches(shown, batch)
         factors = np.array(class_factors(self._source.labels))
         self._factors = [float(factor) for factor in factors * (batch / factors.sum())]
         self._views, self._epochs, self._seed = views, epochs, seed
         self._suit_source = suited(("auto",), self._source.pixels)
         self._suit_target = suited(("auto",), self._target.pixels)
-
-    @staticmethod
-    def count(pictures: int, batch: int) -> int:
-        """Steps of an epoch, of so many pictures of the target."""
-        # Batch norm cannot learn from one picture: rather one batch fewer, each a picture larger.
-        return max(1, min(-(-pictures // batch), pictures // 2))
 
     def __call__(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
         """Those of an epoch; where numbers are given, these alone."""

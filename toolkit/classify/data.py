@@ -145,6 +145,12 @@ def suited(
     return UPRIGHT if alike else ANYHOW
 
 
+def count_batches(pictures: int, batch: int) -> int:
+    """Batches that so many pictures are dealt out to, each of two at least."""
+    # Batch norm cannot learn from one picture: rather one batch fewer, each a picture larger.
+    return max(1, min(-(-pictures // batch), pictures // 2))
+
+
 class Sampler:
     """Training batches, the same ones for the same seed, epoch and step."""
 
@@ -177,9 +183,7 @@ class Sampler:
         self._repeat, self._seed = repeat, seed
         self._augment, self._rotation = frozenset(augment), rotation
         self._factors = factors
-        shown = epoch_length(factors) * repeat
-        # Batch norm cannot learn from one picture: rather one batch fewer, each a picture larger.
-        self.steps = max(1, min(-(-shown // batch), shown // 2))
+        self.steps = count_batches(epoch_length(factors) * repeat, batch)
 
     def batches(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
         """All passes of an epoch, in ``steps`` batches of equal sizes, give or take one.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,9 +14,9 @@ from torchvision.models import ResNet
 from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
 from converters.folder import DatasetFolder
-from toolkit.classify.data import Pictures, Sampler, read_pictures, suited
+from toolkit.classify.data import Pictures, Sampler, count_batches, read_pictures, suited
 from toolkit.classify.finish import finish
-from toolkit.classify.generate import FEATURE_GENERATORS
+from toolkit.classify.generate import FEATURE_GENERATORS, classes_to_grow, make_generator
 from toolkit.classify.labels import labelled_part
 from toolkit.classify.losses import ClassifierLoss, balance
 from toolkit.classify.model import build_resnet
@@ -35,7 +36,13 @@ from toolkit.sampling import class_factors, epoch_length, picture_factors
 from toolkit.starter import is_pretrained
 from toolkit.training import Schedule, fit, packed, shared_run, whole_model
 
+if TYPE_CHECKING:
+    from toolkit.adapt import Prepared
+
 FREE_ON_RESUME = ("epochs", "steps", "patience", "device", "workers", "resume", "track", "pictures")
+
+ADAPTED = "adapted"
+"""Folder in a run of the run that adapted its weights first."""
 
 STEPS_PER_EPOCH = 20
 """Fewest steps between looks at val where the length of training is given in steps."""
@@ -71,9 +78,10 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
     _check_batch(config, here)
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
-    datasets = _read_splits(folder)
+    whole = datasets = _read_splits(folder)
     if config.labels is not None:
-        datasets["train"] = labelled_part(datasets["train"], config.labels, config.seed)
+        labelled = labelled_part(whole["train"], config.labels, config.seed)
+        datasets = {**whole, "train": labelled}
     classes = (GOOD, *datasets["train"].categories)
     model, config = _starting_point(config, classes)
     pictures = {
@@ -82,13 +90,23 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
         )
         for split, dataset in datasets.items()
     }
-    outliers = _outliers(config, datasets)
+    if config.generate is not None:
+        generator = make_generator(config.generate, config.seed)
+        classes_to_grow(generator, pictures["train"].labels, classes, config.generate_to)
+    outliers = _outliers(config, whole)
+    adaptation = _adaptation(config, here)
     run = shared_run(here, config.out, COMMAND, config, FREE_ON_RESUME, resume=config.resume)
-    if config.adapt is not None:
-        model = _adapted(config, run, classes, device, here)
+    _check_unit(config, run)
+    if adaptation is not None:
+        adapted = adaptation.run(device, here)
+        model, architecture = load_backbone(str(adapted.root), None, classes)
+        config = config.model_copy(update={"model": architecture})
+    description = Description(config.model, classes, config.image_size)
+    if here.leads:
+        run.write_model(description.to_json())
     train = _grown(config, run, pictures["train"], datasets["train"], classes, device, here)
     factors = _factors(config, datasets["train"], train)
-    config = _lasting(config, factors)
+    config = _lasting(config, factors, here)
     shared = config.model_copy(update={"batch": config.batch // here.world})
     task = _task(shared, model.to(device), train, pictures["val"], factors, outliers)
     on_features = config.generate in FEATURE_GENERATORS
@@ -96,7 +114,6 @@ def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Plac
     progress = fit(task, _plan(config), run, resume=config.resume, kept=kept)
     note(f"best: epoch {progress.best_epoch}, val score {progress.best_score:.4f}")
     if here.leads:
-        description = Description(config.model, classes, config.image_size)
         if on_features:
             from toolkit.classify.generate.head import grow_head
 
@@ -116,39 +133,35 @@ def _outliers(config: FinetuneClassifierConfig, datasets: Mapping[str, Dataset])
     )
 
 
-def _adapted(
-    config: FinetuneClassifierConfig,
-    run: RunFolder,
-    classes: tuple[str, ...],
-    device: torch.device,
-    here: Place,
-) -> ResNet:
-    """The model, adapted from the source in a run of its own inside this one."""
-    from toolkit.adapt import adapt_within
+def _adaptation(config: FinetuneClassifierConfig, here: Place) -> Prepared | None:
+    """What adapting from the source first takes, read and checked; None where it is not asked for.
 
-    assert config.source is not None and config.adapt is not None
-    adapted = adapt_within(
-        AdaptConfig(
-            data=config.data,
-            source="synth" if config.source == "synth" else Path(config.source),
-            out=run.root / "adapted",
-            method=config.adapt,
-            fold=config.fold,
-            source_fold=config.source_fold,
-            labels=config.labels,
-            model=config.model,
-            weights=config.weights,
-            image_size=config.image_size,
-            resume=True,
-            device=config.device,
-            workers=config.workers,
-            seed=config.seed,
-        ),
-        device,
-        here,
-    )
-    model, _ = load_backbone(str(adapted.root), config.model, classes)
-    return model
+    It has the batch of fine-tuning, as far as processes can share it.
+    """
+    if config.adapt is None:
+        return None
+    from toolkit.adapt import prepare
+
+    assert config.source is not None
+    values = {
+        "data": config.data,
+        "source": config.source,
+        "out": config.out / ADAPTED,
+        "method": config.adapt,
+        "fold": config.fold,
+        "source_fold": config.source_fold,
+        "labels": config.labels,
+        "weights": config.weights,
+        "image_size": config.image_size,
+        "batch": max(4, config.batch // here.world * here.world),
+        "resume": True,
+        "device": config.device,
+        "workers": config.workers,
+        "seed": config.seed,
+    }
+    if config.weights == "none" or "model" in config.model_fields_set:
+        values["model"] = config.model
+    return prepare(AdaptConfig(**values), here)
 
 
 def _grown(
@@ -215,20 +228,35 @@ def _starting_point(
     return model, config.model_copy(update={"model": architecture})
 
 
+def _check_unit(config: FinetuneClassifierConfig, run: RunFolder) -> None:
+    """Refuse to go on with a run whose length was given in another unit: its epochs are others."""
+    recorded = run.config().get("steps")
+    if (recorded is None) != (config.steps is None):
+        before, now = ("epochs", "steps") if recorded is None else ("steps", "epochs")
+        raise InputError(
+            f"{run.root}: was started with a length in {before}: resume with {before}, not {now}"
+        )
+
+
 def _lasting(
-    config: FinetuneClassifierConfig, factors: Sequence[float]
+    config: FinetuneClassifierConfig, factors: Sequence[float], here: Place
 ) -> FinetuneClassifierConfig:
     """The configuration with the epochs, and passes in each, that the asked-for steps come to.
 
     Args:
         config: with steps, or without.
         factors: how often a pass shows each train picture.
+        here: this process, of all those that share a step.
     """
     if config.steps is None:
         return config
-    once = math.ceil(epoch_length(factors) / (config.batch * config.accumulate))
-    repeat = math.ceil(STEPS_PER_EPOCH / once)
-    epochs = math.ceil(config.steps / (once * repeat))
+    once, together = epoch_length(factors), config.accumulate * here.world
+
+    def steps(repeat: int) -> int:
+        return math.ceil(count_batches(once * repeat, config.batch // here.world) / together)
+
+    repeat = next(number for number in itertools.count(1) if steps(number) >= STEPS_PER_EPOCH)
+    epochs = math.ceil(config.steps / steps(repeat))
     return config.model_copy(update={"repeat": repeat, "epochs": epochs})
 
 
@@ -239,7 +267,8 @@ def _plan(config: FinetuneClassifierConfig) -> Schedule:
     than those of ImageNet.
     """
     random = config.weights == "none" and config.adapt is None
-    some = config.weights == "none" or is_pretrained(config.weights, PRETRAIN)
+    adapted = config.adapt is not None
+    some = adapted or config.weights == "none" or is_pretrained(config.weights, PRETRAIN)
     whole = 1e-3 if random else 3e-4 if some else 1e-4
     rate = {"all": whole, "layer4": 3e-4, "head": 1e-3}[config.train]
     if config.optimizer == "SGD":

@@ -14,7 +14,7 @@ from toolkit.classify.calibrate import fit_temperature
 from toolkit.classify.classifier import Classifier
 from toolkit.classify.data import Pictures
 from toolkit.classify.scores import OF_THE_UNKNOWN, probabilities, suspicion
-from toolkit.classify.weights import Description
+from toolkit.classify.weights import Description, load_best
 from toolkit.config import FinetuneClassifierConfig
 from toolkit.predictions import (
     ImageProbabilities,
@@ -47,20 +47,20 @@ def finish(
         pictures: those of the splits.
         device: to compute on.
     """
-    run.write_model(description.to_json())
-    classifier = Classifier.load(run.root, str(device))
+    network = load_best(run, description).to(device, memory_format=torch.channels_last)
+    classifier = Classifier(network, description)
     logits = {
         split: classifier.logits(pictures[split].pixels) for split in datasets if split != "train"
     }
     if config.calibrate:
         temperature = fit_temperature(logits["val"], pictures["val"].labels)
         description = replace(description, temperature=temperature)
-        run.write_model(description.to_json())
+    run.write_model(description.to_json())
     _predict(run, description, datasets, logits)
     if config.pictures:
         from toolkit.classify.look import draw, made_pictures
 
-        classifier = Classifier.load(run.root, str(device))
+        classifier = Classifier(network, description)
         draw(run, classifier, datasets, pictures, made_pictures(run), seed=config.seed)
 
 

@@ -7,6 +7,9 @@ Checkpoints of ours hold torchvision's parameter names, so that a run opens in p
 
     model = resnet18(num_classes=3)
     model.load_state_dict(load_file("RUN/checkpoints/best.safetensors"))
+
+But for a head on sources (``--generate ecrt``), which torchvision does not know. The temperature
+that logits are divided by stands in ``model.json``.
 """
 
 from __future__ import annotations
@@ -106,10 +109,19 @@ def load_run(root: Path) -> tuple[ResNet, Description]:
     """
     run = RunFolder.open(root, COMMAND)
     description = _read_description(run)
+    return load_best(run, description), description
+
+
+def load_best(run: RunFolder, description: Description) -> ResNet:
+    """The best network of a run that is known to be of a description.
+
+    Raises:
+        InputError: it is damaged, or of another one.
+    """
     path = run.checkpoints / "best.safetensors"
     model = build_model(description)
     _fill(path, description.architecture, model, read_state(path, "torchvision"))
-    return model, description
+    return model
 
 
 def build_model(description: Description) -> ResNet:

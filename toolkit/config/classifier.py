@@ -52,8 +52,9 @@ class FinetuneClassifierConfig(Config):
     source_fold: NotNegative | None = None
     """Fold of the source, where it has folds."""
     adapt: AdaptMethod | None = None
-    """Adapt from the source first, as `toolkit adapt` does with its defaults: adversarial (gradient
-    reversal) or mmd (maximum mean discrepancy and pseudo labels)."""
+    """Adapt from the source first, as `toolkit adapt` does with its defaults and this batch and
+    image_size: adversarial (gradient reversal) or mmd (maximum mean discrepancy, and pseudo
+    labels)."""
     train: Literal["all", "layer4", "head"] = "all"
     """What learns: everything, the last stage and the head, or the head alone."""
     epochs: Positive | None = None
@@ -141,6 +142,24 @@ class FinetuneClassifierConfig(Config):
             )
         return self
 
+    def _check_new_head(self) -> None:
+        """Refuse what a head that is learnt once more would not heed."""
+        if self.outliers is not None:
+            raise ValueError(
+                f"outliers: a head from {self.generate} would unlearn them: leave one of them out"
+            )
+        if self.class_weights == "effective":
+            raise ValueError(
+                f"class_weights: a head from {self.generate} knows inverse and none: give one"
+            )
+        for name in ("sampling", "loss", "label_smoothing", "mixup"):
+            default = type(self).model_fields[name].default
+            if self.train == "head" and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}: is for training, of which a head from {self.generate} leaves nothing "
+                    "where the head alone is trained: leave it out"
+                )
+
     @model_validator(mode="after")
     def _what_depends_on_another_field_has_it(self) -> FinetuneClassifierConfig:
         if (self.source is None) != (self.adapt is None):
@@ -151,7 +170,7 @@ class FinetuneClassifierConfig(Config):
             if self.steps is not None and given:
                 raise ValueError(f"steps: are given instead of {name}: leave one of them out")
         for name, needs, there in (
-            ("source_fold", "--source", self.source is not None),
+            ("source_fold", "a dataset as --source", self.source not in (None, "synth")),
             ("focal_gamma", "--loss focal", self.loss == "focal"),
             ("generate_to", "--generate", self.generate is not None),
             ("outlier_weight", "--outliers", self.outliers is not None),
@@ -159,6 +178,8 @@ class FinetuneClassifierConfig(Config):
         ):
             if not there and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: nothing depends on it: give {needs}, or leave it out")
+        if self.generate in ("smote", "dac", "ecrt"):
+            self._check_new_head()
         if len(set(self.augment)) < len(self.augment):
             raise ValueError("augment: give each change once")
         if "auto" in self.augment and len(self.augment) > 1:

@@ -39,7 +39,7 @@ def test_what_depends_on_another_field_may_be_given_with_it():
         "focal_gamma": 1.0,
         "outliers": "synth",
         "outlier_weight": 1.0,
-        "generate": "smote",
+        "generate": "lro",
         "generate_to": 0.5,
         "source": "synth",
         "adapt": "mmd",

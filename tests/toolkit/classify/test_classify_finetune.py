@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from types import ModuleType
 
@@ -16,7 +17,8 @@ from converters.files import read_json, write_json
 from converters.folder import DatasetFolder
 from toolkit import cli, training
 from toolkit.classify import Classifier, finetune, finetune_classifier
-from toolkit.classify.data import Pictures, Sampler, read_pictures
+from toolkit.classify.data import Pictures, Sampler, count_batches, read_pictures
+from toolkit.classify.finetune import _lasting
 from toolkit.classify.labels import labelled_part
 from toolkit.classify.losses import ClassifierLoss, undecided
 from toolkit.classify.model import build_resnet, freeze
@@ -27,6 +29,7 @@ from toolkit.config import AdaptConfig, EvaluateConfig, FinetuneClassifierConfig
 from toolkit.evaluate import evaluate
 from toolkit.images import read_image
 from toolkit.predictions import read_card, read_judgements, read_probabilities
+from toolkit.processes import Place
 from toolkit.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -558,3 +561,64 @@ def test_steps_are_as_many_for_few_pictures_as_for_many(make_dataset, tmp_path):
     assert [record["step"] for record in _log(run)] == [20, 40, 60]
     with pytest.raises(ValueError, match="steps: are given instead of epochs"):
         _config(data, tmp_path / "other", epochs=3, steps=45)
+
+
+@pytest.mark.parametrize(("pictures", "accumulate"), [(33, 1), (20, 1), (3, 1), (100, 4), (33, 4)])
+def test_steps_are_no_fewer_than_asked_for_whatever_is_left_of_a_batch(pictures, accumulate):
+    config = _config("d", "r", epochs=None, steps=200, batch=32, accumulate=accumulate)
+    lasting = _lasting(config, [1.0] * pictures, Place())
+    batches = count_batches(pictures * lasting.repeat, 32)
+    steps = math.ceil(batches / accumulate)
+    assert steps >= 20
+    assert 200 <= steps * lasting.epochs < 200 + steps
+
+
+def test_a_length_in_steps_is_not_gone_on_with_in_epochs(make_dataset, tmp_path):
+    data = make_dataset()
+    finetune_classifier(_config(data, tmp_path / "run", epochs=None, steps=20))
+    with pytest.raises(InputError, match="length in steps: resume with steps, not epochs"):
+        finetune_classifier(_config(data, tmp_path / "run", epochs=4, resume=True))
+
+
+def test_outliers_are_compared_with_pictures_whose_labels_were_left_out_too(make_dataset, tmp_path):
+    data = make_dataset(per_kind=8)
+    train = DatasetFolder.open(data).read("train")
+    kept = {image.id for image in labelled_part(train, 1, seed=0).images}
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for image in train.images:
+        if image.id not in kept:
+            (folder / image.file_name).write_bytes(image.path.read_bytes())
+    config = _config(data, tmp_path / "run", labels=1, outliers=str(folder))
+    with pytest.raises(InputError, match="is the same picture as"):
+        finetune_classifier(config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generate": "ecrt", "labels": 2}, "generate: no rare class has the 3 train pictures"),
+        ({"generate": "lro", "labels": 2}, "generate: no rare class has the 3 train pictures"),
+        ({"source": "nowhere", "adapt": "mmd"}, "nowhere: is not a dataset folder"),
+    ],
+)
+def test_what_cannot_begin_leaves_no_run(make_dataset, tmp_path, options, message):
+    data = make_dataset(good=8, per_kind=8)
+    with pytest.raises(InputError, match=message):
+        finetune_classifier(_config(data, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"outliers": "synth"},
+        {"class_weights": "effective"},
+        {"weights": "starter", "train": "head", "mixup": 0.2},
+        {"weights": "starter", "train": "head", "sampling": "balanced"},
+    ],
+)
+def test_what_a_new_head_would_not_heed_is_refused(options):
+    with pytest.raises(ValueError, match="a head from smote"):
+        _config("d", "r", generate="smote", **options)

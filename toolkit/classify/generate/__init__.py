@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from toolkit.classify.generate.base import Generator, Grown, grow
+from toolkit.classify.generate.base import Generator, Grown, classes_to_grow, grow
 from toolkit.config.classifier import GeneratorName
 
-__all__ = ["FEATURE_GENERATORS", "Generator", "Grown", "grow", "make_generator"]
+__all__ = ["FEATURE_GENERATORS", "Generator", "Grown", "classes_to_grow", "grow", "make_generator"]
 
 FEATURE_GENERATORS = ("smote", "dac", "ecrt")
 

@@ -82,6 +82,26 @@ def wanted(labels: Labels, classes: int, share: float) -> list[int]:
     return [max(0, target - int(count)) if count else 0 for count in counts]
 
 
+def classes_to_grow(
+    generator: Generator, labels: Labels, classes: Sequence[str], share: float
+) -> tuple[dict[int, int], list[int]]:
+    """How many samples a generator shall make of which classes, and which have too few for it.
+
+    Raises:
+        InputError: no class that lacks samples has enough for this generator.
+    """
+    lacking = wanted(labels, len(classes), share)
+    counts = np.bincount(labels, minlength=len(classes))
+    rare = [label for label, count in enumerate(lacking) if count]
+    short = [label for label in rare if counts[label] < generator.least]
+    if short and len(short) == len(rare):
+        raise InputError(
+            f"generate: no rare class has the {generator.least} train pictures that it needs: "
+            "leave generate out"
+        )
+    return {label: lacking[label] for label in rare if label not in short}, short
+
+
 def grow(
     generator: Generator,
     values: Values,
@@ -95,27 +115,19 @@ def grow(
     Raises:
         InputError: no class that lacks samples has enough for this generator.
     """
-    lacking = wanted(labels, len(classes), share)
-    counts = np.bincount(labels, minlength=len(classes))
-    short = [i for i, count in enumerate(lacking) if count and counts[i] < generator.least]
+    able, short = classes_to_grow(generator, labels, classes, share)
     for label in short:
         note(
-            f"{classes[label]}: has {counts[label]} train pictures, and the generator needs "
-            f"{generator.least}: none are made"
-        )
-    able = [label for label, count in enumerate(lacking) if count and label not in short]
-    if not able and short:
-        raise InputError(
-            f"generate: no rare class has the {generator.least} train pictures that it needs: "
-            "leave generate out"
+            f"{classes[label]}: has {np.count_nonzero(labels == label)} train pictures, and the "
+            f"generator needs {generator.least}: none are made"
         )
     if not able:
         return Grown.none(values)
     generator.fit(values, labels, classes, device)
     parts = []
-    for label in able:
-        made = generator.sample(label, lacking[label])
-        if len(made.labels) < lacking[label]:
-            note(f"{classes[label]}: {len(made.labels)} of {lacking[label]} samples were made")
+    for label, count in able.items():
+        made = generator.sample(label, count)
+        if len(made.labels) < count:
+            note(f"{classes[label]}: {len(made.labels)} of {count} samples were made")
         parts.append(made)
     return Grown.together(parts)

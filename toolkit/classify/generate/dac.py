@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from toolkit.classify.data import Labels
 from toolkit.classify.generate.base import Grown, Values
 from toolkit.classify.generate.features import Projection
+from toolkit.classify.generate.networks import seeded
 
 COMPONENTS = 16
 """Principal components of the features that the networks see, at most."""
@@ -78,8 +79,7 @@ class Dac:
         self._projection = Projection.fit(values, labels, COMPONENTS)
         self._scores = self._projection.project(values)
         size = self._scores.shape[1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             self._generator = _Generator(self._scores, labels, len(classes))
             self._discriminator = _Discriminator(size, len(classes))
             self._classifier = _perceptron(size, len(classes))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from toolkit.classify.data import Labels
 from toolkit.classify.generate.base import Grown, Values
 from toolkit.classify.generate.features import Projection
+from toolkit.classify.generate.networks import seeded
 
 COMPONENTS = 32
 """Principal components of the features that the flow sees, at most."""
@@ -137,8 +138,7 @@ class Ecrt:
         chosen = np.isin(labels, self._teachers(labels))
         scores = torch.from_numpy(projection.project(values[chosen])).float()
         _, own = np.unique(labels[chosen], return_inverse=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             self.sources = Sources(values.shape[1], scores.shape[1])
             self.sources.mean.copy_(torch.from_numpy(projection.mean))
             self.sources.matrix.copy_(
