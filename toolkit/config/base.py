@@ -84,9 +84,16 @@ def build(config: type[C], file: Path | None, flags: Mapping[str, Any]) -> C:
         raise InputError(f"{where}{_first_problem(error)}") from error
 
 
-def to_yaml(config: Config) -> str:
-    """The configuration as YAML that ``build`` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def to_yaml(config: Config, *, given_only: bool = False) -> str:
+    """The configuration as YAML that ``build`` reads back.
+
+    Args:
+        config: to write.
+        given_only: leave defaults out that nobody asked for, so that what is read back tells what
+            was asked for from what was not (``model_fields_set``), too.
+    """
+    content = config.model_dump(mode="json", exclude_unset=given_only)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class ExperimentFolder:
         """Write what the process of a run is told."""
         path = self.job(run.place)
         settings = path.with_suffix(".yaml")
-        write_text(settings, to_yaml(run.config))
+        write_text(settings, to_yaml(run.config, given_only=True))
         write_json(
             path,
             {

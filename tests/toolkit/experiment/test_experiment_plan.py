@@ -7,6 +7,7 @@ import yaml
 
 from converters.errors import InputError
 from toolkit.config import ExperimentPlan, build, to_yaml
+from toolkit.experiment.folder import ExperimentFolder
 from toolkit.experiment.plan import digest, lineage, plan_runs
 from toolkit.experiment.table import wanted_figures
 
@@ -121,6 +122,17 @@ def test_what_cannot_be_run_is_refused_in_one_line(make_plan, fields, message) -
         wanted_figures(plan, "experiment.yaml")
     assert "\n" not in str(error.value)
     assert "experiment.yaml: " in str(error.value) or "folds" in fields
+
+
+def test_what_a_run_is_told_is_what_was_asked_for(make_plan) -> None:
+    plan = make_plan(command="finetune yolo", base={"arch": "yolo11s", "tile": None})
+    runs = plan_runs(plan)
+    folder = ExperimentFolder(plan.out)
+    for place, run in runs.items():
+        folder.write_job(run, runs, 20)
+        told = build(type(run.config), folder.job(place).with_suffix(".yaml"), {})
+        assert told == run.config
+        assert told.model_fields_set == run.config.model_fields_set < set(type(told).model_fields)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
