@@ -27,6 +27,7 @@ STAGES = (*get_args(Learning), "adapt")
 """Commands that a variant may run."""
 
 _SET_HERE = ("data", "out", "fold", "seed", "resume")
+_INSTEAD = {"seed": ", and give seeds", "fold": ", and give folds"}
 _FREE = frozenset({"out", "device", "workers", "resume", "track", "pictures"})
 """Fields that change no figure, and so may change between two calls."""
 
@@ -115,6 +116,7 @@ def plan_runs(plan: ExperimentPlan, where: str = "experiment") -> dict[str, Plan
     """
     order = _in_order(plan, where)
     _check_baseline(plan, where)
+    _check_fields(plan, where)
     _check_grid(plan, where)
     folds = {name: _folds(plan, root) for name, root in plan.data.items()}
     runs: dict[str, PlannedRun] = {}
@@ -180,6 +182,19 @@ def _check_baseline(plan: ExperimentPlan, where: str) -> None:
         )
 
 
+def _check_fields(plan: ExperimentPlan, where: str) -> None:
+    """Refuse fields that the experiment sets, wherever the file has them."""
+    given = {"base": plan.base, "grid": plan.grid}
+    given |= {f"variant {name!r}": fields for name, fields in plan.variants.items()}
+    for part, fields in given.items():
+        for field in (*_SET_HERE, *(("weights",) if fields.get("after") else ())):
+            if field in fields:
+                raise InputError(
+                    f"{where}: {part}: {field}: the experiment sets it: leave it out"
+                    f"{_INSTEAD.get(field, '')}"
+                )
+
+
 def _check_grid(plan: ExperimentPlan, where: str) -> None:
     for field, values in plan.grid.items():
         if not values:
@@ -222,11 +237,6 @@ def _plan_run(
         None if name is None else _place(data, grid, name, fold, seed) for name in (variant, before)
     )
     assert place is not None
-    for field in (*_SET_HERE, *(("weights",) if before else ())):
-        if field in settings:
-            raise InputError(
-                f"{where}: variant {variant!r}: {field}: the experiment sets it: leave it out"
-            )
     shared = {**plan.base, **dict(grid)}
     if "command" in settings:  # a stage of another command takes what it knows
         shared = {name: value for name, value in shared.items() if name in kind.model_fields}

@@ -88,6 +88,12 @@ def test_what_is_written_is_read_back(make_plan, tmp_path) -> None:
         ({"variants": {"plain": {"mixup": -1}}}, "variant 'plain': field 'mixup': input should be"),
         ({"base": {"lerning_rate": 1}}, r"variant 'plain': .* did you mean 'learning_rate'\?"),
         ({"variants": {"plain": {"seed": 1}}}, "'plain': seed: the experiment sets it: leave it"),
+        ({"grid": {"seed": [1, 2]}}, "grid: seed: the experiment sets it: leave it .* give seeds"),
+        ({"grid": {"fold": [0]}}, "grid: fold: the experiment sets it: leave it .* give folds"),
+        ({"base": {"fold": 2}}, "base: fold: the experiment sets it: leave it out"),
+        ({"base": {"data": "x"}}, "base: data: the experiment sets it: leave it out"),
+        ({"base": {"out": "y"}}, "base: out: the experiment sets it: leave it out"),
+        ({"base": {"seed": 7}}, "base: seed: the experiment sets it: leave it out"),
         (
             {"variants": {"plain": {}, "b": {"after": "plane"}}},
             r"variant 'b': after: there is no variant 'plane': did you mean 'plain'\?",
