@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,6 +208,36 @@ def test_a_run_of_another_configuration_is_refused(make_plan, finish, tmp_path) 
     with pytest.raises(InputError, match=refused):
         run_plan(changed)
     assert (plan.out / "experiment.yaml").exists() is False
+
+
+@pytest.mark.parametrize("what", ["data", "weights"])
+def test_a_run_on_files_that_have_changed_is_refused(make_plan, finish, tmp_path, what) -> None:
+    weights = tmp_path / "some.pth"
+    weights.write_bytes(b"before")
+    plan = make_plan(base={"weights": str(weights)}, resamples=20)
+    for run in plan_runs(plan).values():
+        finish(plan, run)
+    assert run_plan(plan, table_only=True).table.finished == 1
+    changed = plan.data[""] / "train.json" if what == "data" else weights
+    changed.write_bytes(changed.read_bytes() + b" ")
+    with pytest.raises(InputError, match=f"plain/seed-0: was begun with other {what}: choose"):
+        run_plan(plan, table_only=True)
+
+
+def test_a_file_is_read_once(make_plan, monkeypatch) -> None:
+    plan = make_plan(variants=TWO, seeds=[0, 1])
+    with_folds(plan.data[""])
+    read = []
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *given, **named: read.append(path) or opened(path, *given, **named),
+    )
+    contents = {run.fold: run.contents for run in plan_runs(plan).values()}
+    annotations = [path for path in read if path.suffix == ".json"]
+    assert len(annotations) == len(set(annotations)) == 6
+    assert contents[0] != contents[1]
 
 
 def test_flags_win_over_the_file(make_plan, finish, tmp_path) -> None:
