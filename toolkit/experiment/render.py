@@ -81,8 +81,8 @@ def legend(table: Table) -> str:
     if any(row.accuracy for row in rows):
         scores = (
             " Accuracy and loss are means over finished runs; the loss of train is the one that "
-            "was minimised, those of val and test are the mean of -log of the probability of the true "
-            "class."
+            "was minimised, those of val and test are the mean of -log of the probability of the "
+            "true class."
         )
     lacking = [name for name in table.figures if all(row.figures[name] is None for row in rows)]
     absent = f" No finished run has {', '.join(lacking)}." if lacking and table.finished else ""
