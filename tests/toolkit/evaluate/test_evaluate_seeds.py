@@ -81,7 +81,7 @@ def test_many_pictures_do_not_make_few_seeds_sure(seeds) -> None:
     rng = np.random.default_rng(7)
     truth = float(np.mean([_verdicts(rng, 1, 0.72, 300)[0].mean() for _ in range(2000)]))
     held = 0
-    rounds = 100
+    rounds = 60
     for _ in range(rounds):
         pair = [[_sheet(many, v) for v in _verdicts(rng, seeds, 0.72, 300)] for _ in range(2)]
         figure, between = mean_figure(pair[0], NAME), mean_difference(*pair, NAME)
