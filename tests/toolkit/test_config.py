@@ -7,7 +7,14 @@ import pytest
 from converters.errors import InputError
 from toolkit import config as configs
 from toolkit.commands import COMMANDS
-from toolkit.config import ConvertConfig, FinetuneYoloConfig, build, to_yaml
+from toolkit.config import (
+    ConvertConfig,
+    EvaluateConfig,
+    ExperimentPlan,
+    FinetuneYoloConfig,
+    build,
+    to_yaml,
+)
 
 REQUIRED = {"source": "a", "dest": "b"}
 
@@ -54,6 +61,38 @@ def test_a_file_that_is_no_mapping(tmp_path, text) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(InputError, match=r"c\.yaml: "):
         build(ConvertConfig, tmp_path / "c.yaml", REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nlayout: mvtec\nseed: 2\n", "line 3: 'seed' is given twice: keep one"),
+        ("skip-invalid: true\nskip_invalid: false\n", "'skip_invalid' is given twice: keep one"),
+    ],
+)
+def test_a_key_that_is_there_twice(tmp_path, text, message) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"c\.yaml: " + message) as caught:
+        build(ConvertConfig, tmp_path / "c.yaml", REQUIRED)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path) -> None:
+    text = "data: &all {b: x}\nout: o\nvariants: {v: {}}\nbase: {<<: *all, b: y}\n"
+    (tmp_path / "c.yaml").write_text(text)
+    assert build(ExperimentPlan, tmp_path / "c.yaml", {}).base == {"b": "y"}
+
+
+def test_home_is_spelt_out_in_every_path(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("source: ~/a\ndest: ~no-such-user/b\n")
+    config = build(ConvertConfig, tmp_path / "c.yaml", {})
+    assert (config.source, config.dest) == (tmp_path / "a", Path("~no-such-user/b"))
+    assert build(EvaluateConfig, None, {"data": "d", "predictions": ["~/p"]}).predictions == (
+        tmp_path / "p",
+    )
+    plan = build(ExperimentPlan, None, {"data": {"x": "~/d"}, "out": "~", "variants": {"v": {}}})
+    assert (plan.data, plan.out) == ({"x": tmp_path / "d"}, tmp_path)
 
 
 def test_a_missing_field_and_a_missing_file() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from converters.errors import InputError
 from toolkit.architectures import PLAIN, WORLD, scale_of
@@ -32,6 +33,23 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
     )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _home_is_spelt_out(cls, value: Any) -> Any:
+        return _expanded(value)
+
+
+def _expanded(value: Any) -> Any:
+    """A value with ``~`` as the home folder in every path."""
+    if isinstance(value, Path):
+        # Path.expanduser raises where there is no such user, and "~x" may be a folder's name.
+        return Path(os.path.expanduser(value))  # noqa: PTH111
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    if isinstance(value, dict):
+        return {name: _expanded(each) for name, each in value.items()}
+    return value
 
 
 def check_stride(image_size: int) -> None:
@@ -84,16 +102,25 @@ def build(config: type[C], file: Path | None, flags: Mapping[str, Any]) -> C:
         raise InputError(f"{where}{_first_problem(error)}") from error
 
 
-def to_yaml(config: Config) -> str:
-    """The configuration as YAML that ``build`` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def to_yaml(config: Config, *, given_only: bool = False) -> str:
+    """The configuration as YAML that ``build`` reads back.
+
+    Args:
+        config: to write.
+        given_only: leave defaults out that nobody asked for, so that what is read back tells what
+            was asked for from what was not (``model_fields_set``), too.
+    """
+    content = config.model_dump(mode="json", exclude_unset=given_only)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such configuration file") from error
+    except _GivenTwiceError as error:
+        raise InputError(f"{file}: {error}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{file}: is not readable YAML ({reason})") from error
@@ -101,7 +128,44 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise InputError(f"{file}: must map field names to values")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
+    try:
+        return underscored(content)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def underscored(fields: Mapping[Any, Any]) -> dict[str, Any]:
+    """Fields by their names, which files may also write with hyphens, as flags are.
+
+    Raises:
+        ValueError: a field is there in both spellings.
+    """
+    result: dict[str, Any] = {}
+    for key, value in fields.items():
+        name = str(key).replace("-", "_")
+        if name in result:
+            raise ValueError(f"{name!r} is given twice: keep one")
+        result[name] = value
+    return result
+
+
+class _GivenTwiceError(yaml.YAMLError):
+    """A key is twice in a mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """As YAML asks, refuses a key that is twice in a mapping, instead of taking the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    line = key.start_mark.line + 1
+                    raise _GivenTwiceError(f"line {line}: {key.value!r} is given twice: keep one")
+                seen.add((key.tag, key.value))
+        return node
 
 
 def _unknown(name: str, config: type[Config]) -> str:

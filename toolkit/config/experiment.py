@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from toolkit.config.base import Config, NotNegative, Positive
+from toolkit.config.base import Config, NotNegative, Positive, underscored
 
 Engine = Literal["local", "submitit"]
 """Who runs the runs: processes on this machine, or a cluster through submitit."""
@@ -17,6 +17,31 @@ Learning = Literal["finetune classifier", "finetune yolo", "finetune sam"]
 """A command whose runs can be scored."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+def _by_name(value: object) -> object:
+    """A mapping by names, of which YAML may have made numbers; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    for name in value:
+        if not isinstance(name, str | int | float) or isinstance(name, bool):
+            raise ValueError(f"YAML reads a name as {name!r} (on, yes, null, …): put it in quotes")
+    names = [str(name) for name in value]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is given twice: keep one")
+    return dict(zip(names, value.values(), strict=True))
+
+
+def _as_fields(value: object) -> object:
+    """Fields of a command by their names; `after` of a number is the name that it is written as."""
+    if not isinstance(value, dict):
+        return value
+    fields = underscored(value)
+    after = fields.get("after")
+    if isinstance(after, int | float) and not isinstance(after, bool):
+        fields["after"] = str(after)
+    return fields
 
 
 class ExperimentConfig(Config):
@@ -46,7 +71,7 @@ class ExperimentPlan(Config):
 
     command: Learning = "finetune classifier"
     """What every variant runs."""
-    data: dict[str, Path]
+    data: dict[str, Path] = Field(min_length=1)
     """Dataset folder, or several by name, each of which gets a table."""
     out: Path
     """Folder of all runs and of the table."""
@@ -64,7 +89,7 @@ class ExperimentPlan(Config):
     """Parameters of submitit: slurm_partition, timeout_min, gpus_per_node, …"""
     base: dict[str, Any] = Field(default_factory=dict)
     """Fields of the command that all variants share."""
-    baseline: str | None = None
+    baseline: Annotated[str | None, Field(coerce_numbers_to_str=True)] = None
     """Variant that the others are compared with; by default the first."""
     variants: dict[str, dict[str, Any]] = Field(min_length=1)
     """By name, the fields in which each differs. Besides those of its command it may have `after`
@@ -80,14 +105,40 @@ class ExperimentPlan(Config):
     @field_validator("data", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
-        return {"": value} if isinstance(value, str | Path) else value
+        return {"": value} if isinstance(value, str | Path) else _by_name(value)
 
     @field_validator("variants", mode="before")
     @classmethod
     def _nothing_is_an_empty_mapping(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        return {name: {} if fields is None else fields for name, fields in value.items()}
+        named = _by_name(value)
+        if not isinstance(named, dict):
+            return named
+        return {
+            name: {} if fields is None else _as_fields(fields) for name, fields in named.items()
+        }
+
+    @field_validator("base", "grid", mode="before")
+    @classmethod
+    def _fields_may_be_hyphenated(cls, value: object) -> object:
+        return _as_fields(value)
+
+    @field_validator("variants", mode="after")
+    @classmethod
+    def _after_is_a_name(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, fields in value.items():
+            after = fields.get("after")
+            if after is not None and not isinstance(after, str):
+                raise ValueError(
+                    f"variant {name!r}: after: {after!r} is not the name of a variant: give one"
+                )
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_empty_is_the_default(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
 
     @model_validator(mode="after")
     def _names_are_names_of_folders(self) -> ExperimentPlan:

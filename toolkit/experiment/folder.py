@@ -23,9 +23,11 @@ from typing import Any
 from converters.errors import InputError
 from converters.files import read_json, write_json, write_text
 from toolkit.config import to_yaml
-from toolkit.experiment.plan import PlannedRun, digest
+from toolkit.experiment.plan import DATA, WEIGHTS, PlannedRun, digest
 
 RESULT = "result.json"
+
+_CONTENTS = {DATA: "data", WEIGHTS: "weights"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class ExperimentFolder:
         """Write what the process of a run is told."""
         path = self.job(run.place)
         settings = path.with_suffix(".yaml")
-        write_text(settings, to_yaml(run.config))
+        write_text(settings, to_yaml(run.config, given_only=True))
         write_json(
             path,
             {
@@ -145,6 +147,8 @@ def _difference(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """How two configurations differ, in words."""
     for name in (*wanted, *begun):
         old, new = (values.get(name, "the default") for values in (begun, wanted))
+        if old != new and name in _CONTENTS:
+            return f"with other {_CONTENTS[name]}"
         if old != new:
             return f"with {name} {old}, not {new}"
     return "from a run that had another configuration"

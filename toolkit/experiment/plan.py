@@ -22,13 +22,19 @@ from toolkit import config as configs
 from toolkit.commands import COMMANDS
 from toolkit.config import Config, ExperimentPlan, build
 from toolkit.config.experiment import Learning
+from toolkit.known_weights import find
 
 STAGES = (*get_args(Learning), "adapt")
 """Commands that a variant may run."""
 
 _SET_HERE = ("data", "out", "fold", "seed", "resume")
+_INSTEAD = {"seed": ", and give seeds", "fold": ", and give folds"}
 _FREE = frozenset({"out", "device", "workers", "resume", "track", "pictures"})
 """Fields that change no figure, and so may change between two calls."""
+
+
+DATA = "sha256 of data"
+WEIGHTS = "sha256 of weights"
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class PlannedRun:
         command: what it runs.
         config: of the command.
         after: place of the run that it starts from; None where it starts from no other.
+        contents: SHA-256 of the files that its figures follow from, by ``DATA`` and ``WEIGHTS``.
     """
 
     place: str
@@ -58,6 +65,7 @@ class PlannedRun:
     command: str
     config: Config
     after: str | None
+    contents: Mapping[str, str]
 
     @property
     def scored(self) -> bool:
@@ -70,7 +78,7 @@ class PlannedRun:
         if self.after is not None:
             fields["weights"] = f"of {self.after}"
         kept = {name: value for name, value in fields.items() if name not in _FREE}
-        return {"command": self.command, **kept}
+        return {"command": self.command, **kept, **self.contents}
 
 
 def digest(run: PlannedRun, runs: Mapping[str, PlannedRun]) -> str:
@@ -115,12 +123,14 @@ def plan_runs(plan: ExperimentPlan, where: str = "experiment") -> dict[str, Plan
     """
     order = _in_order(plan, where)
     _check_baseline(plan, where)
+    _check_fields(plan, where)
     _check_grid(plan, where)
     folds = {name: _folds(plan, root) for name, root in plan.data.items()}
+    contents = _Contents()
     runs: dict[str, PlannedRun] = {}
     for seed, name, grid in product(plan.seeds, plan.data, _grid(plan)):
         for fold, variant in product(folds[name], order):
-            run = _plan_run(plan, where, name, grid, variant, fold, seed)
+            run = _plan_run(plan, where, name, grid, variant, fold, seed, contents)
             if run.place in runs:
                 raise InputError(
                     f"{where}: grid: two of its values are the folder {run.place}: drop one"
@@ -180,6 +190,19 @@ def _check_baseline(plan: ExperimentPlan, where: str) -> None:
         )
 
 
+def _check_fields(plan: ExperimentPlan, where: str) -> None:
+    """Refuse fields that the experiment sets, wherever the file has them."""
+    given = {"base": plan.base, "grid": plan.grid}
+    given |= {f"variant {name!r}": fields for name, fields in plan.variants.items()}
+    for part, fields in given.items():
+        for field in (*_SET_HERE, *(("weights",) if fields.get("after") else ())):
+            if field in fields:
+                raise InputError(
+                    f"{where}: {part}: {field}: the experiment sets it: leave it out"
+                    f"{_INSTEAD.get(field, '')}"
+                )
+
+
 def _check_grid(plan: ExperimentPlan, where: str) -> None:
     for field, values in plan.grid.items():
         if not values:
@@ -214,6 +237,7 @@ def _plan_run(
     variant: str,
     fold: int | None,
     seed: int,
+    contents: _Contents,
 ) -> PlannedRun:
     settings = plan.variants[variant]
     command, kind = _command(plan, where, variant)
@@ -222,11 +246,6 @@ def _plan_run(
         None if name is None else _place(data, grid, name, fold, seed) for name in (variant, before)
     )
     assert place is not None
-    for field in (*_SET_HERE, *(("weights",) if before else ())):
-        if field in settings:
-            raise InputError(
-                f"{where}: variant {variant!r}: {field}: the experiment sets it: leave it out"
-            )
     shared = {**plan.base, **dict(grid)}
     if "command" in settings:  # a stage of another command takes what it knows
         shared = {name: value for name, value in shared.items() if name in kind.model_fields}
@@ -241,7 +260,53 @@ def _plan_run(
         config = build(kind, None, given)
     except InputError as error:
         raise InputError(f"{where}: variant {variant!r}: {error}") from error
-    return PlannedRun(place, data, grid, variant, settings, fold, seed, command, config, after)
+    files = {DATA: contents.of_data(plan.data[data], fold)}
+    if after is None and (weights := _weights_file(given)) is not None:
+        files[WEIGHTS] = contents.of_file(weights)
+    return PlannedRun(
+        place, data, grid, variant, settings, fold, seed, command, config, after, files
+    )
+
+
+def _weights_file(given: Mapping[str, Any]) -> Path | None:
+    """The file of weights that a run starts from; None where it is none, or not there (yet)."""
+    weights = str(given.get("weights", ""))
+    path = Path(weights)
+    return path if path.is_file() else find(weights)
+
+
+class _Contents:
+    """SHA-256 of files, each read once."""
+
+    def __init__(self) -> None:
+        self._of_file: dict[Path, str] = {}
+        self._of_data: dict[tuple[Path, int | None], str] = {}
+
+    def of_data(self, root: Path, fold: int | None) -> str:
+        """Of all annotations of a fold; pictures are not read."""
+        if (root, fold) not in self._of_data:
+            folder = DatasetFolder.open(root, fold)
+            found = [[split, self.of_file(folder.annotations(split))] for split in folder.splits()]
+            content = json.dumps(found).encode()
+            self._of_data[root, fold] = hashlib.sha256(content).hexdigest()
+        return self._of_data[root, fold]
+
+    def of_file(self, path: Path) -> str:
+        """Of a file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if path not in self._of_file:
+            digest = hashlib.sha256()
+            try:
+                with path.open("rb") as file:
+                    while chunk := file.read(1 << 20):
+                        digest.update(chunk)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: check its permissions") from error
+            self._of_file[path] = digest.hexdigest()
+        return self._of_file[path]
 
 
 def _command(plan: ExperimentPlan, where: str, variant: str) -> tuple[str, type[Config]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from converters.files import write_json, write_text
 from toolkit.evaluate import Figure
 from toolkit.evaluate.bootstrap import METHOD
-from toolkit.experiment.table import SPLITS, Group, Row, Table
+from toolkit.experiment.table import SPLITS, Extent, Group, Row, Table
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _OF_TRAINING = {
@@ -76,25 +76,29 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def legend(table: Table) -> str:
     """How to read the table, in a few sentences."""
+    rows = [row for group in table.groups for row in group.rows]
     scores = ""
-    if any(row.accuracy for group in table.groups for row in group.rows):
+    if any(row.accuracy for row in rows):
         scores = (
-            " Accuracy and loss are means over runs; the loss of train is the one that was "
-            "minimised, those of val and test are the mean of -log of the probability of the true "
-            "class."
+            " Accuracy and loss are means over finished runs; the loss of train is the one that "
+            "was minimised, those of val and test are the mean of -log of the probability of the "
+            "true class."
         )
-    lacking = [
-        name
-        for name in table.figures
-        if all(row.figures[name] is None for group in table.groups for row in group.rows)
-    ]
+    lacking = [name for name in table.figures if all(row.figures[name] is None for row in rows)]
     absent = f" No finished run has {', '.join(lacking)}." if lacking and table.finished else ""
+    extents = [each for row in rows for each in (row.extent, row.difference_extent) if each]
+    partial = ""
+    if table.finished and any(each.lacks for each in extents):
+        partial = (
+            " In brackets behind a figure: it rests on fewer seeds or folds than planned; a "
+            f"difference, on those that both the variant and {table.baseline} have."
+        )
     return (
         f"{table.finished} of {table.planned} runs are finished. Figures are of test, pooled over "
         "folds and averaged over seeds, with a 95 % interval over photographs and seeds "
         f"({METHOD}; seeds drawn anew in each resample); Δ is the difference to "
         f"{table.baseline}, on the same resamples. Seconds are those of a run, with the runs that "
-        f"it starts from.{scores}{absent}"
+        f"it starts from.{partial}{scores}{absent}"
     )
 
 
@@ -115,9 +119,9 @@ def columns(table: Table, group: Group) -> list[Column]:
             cells = tuple(_NONE if value is None else f"{value:.3f}" for value in values)
             found.append(Column(f"{split} {what}", cells, number=True))
     for name in table.figures:
-        cells = tuple(_figure(row.figures[name]) for row in rows)
+        cells = tuple(_figure(row.figures[name], row.extent) for row in rows)
         found.append(Column(name, cells, number=True))
-        cells = tuple(_figure(row.differences.get(name), sign="+") for row in rows)
+        cells = tuple(_difference(row, name) for row in rows)
         found.append(Column(f"Δ {name}", cells, number=True))
     seconds = tuple(_NONE if row.seconds is None else f"{row.seconds:.0f}" for row in rows)
     found.append(Column("seconds", seconds, number=True))
@@ -133,9 +137,22 @@ def _epochs(row: Row) -> str:
     return "/".join(part for part in (run, row.epochs_asked) if part)
 
 
-def _figure(figure: Figure | None, sign: str = "") -> str:
+def _difference(row: Row, name: str) -> str:
+    if row.difference_extent is None:
+        return _NONE
+    if row.figures[name] is not None and not row.difference_extent.seeds:
+        return f"{_NONE} (no seed and fold in common)"
+    return _figure(row.differences[name], row.difference_extent, sign="+")
+
+
+def _figure(figure: Figure | None, extent: Extent, sign: str = "") -> str:
+    """A figure with its interval, and what it lacks."""
     if figure is None:
         return _NONE
+    return _number(figure, sign) + (f" ({extent.lacks})" if extent.lacks else "")
+
+
+def _number(figure: Figure, sign: str) -> str:
     digits = 3 if abs(figure.value) <= 1 else 1
     text = f"{figure.value:{sign}.{digits}f}"
     if figure.ci95 is None:
@@ -160,8 +177,13 @@ def _record(table: Table, group: Group, row: Row) -> dict[str, Any]:
     record |= {
         name: value
         for name, value in asdict(row).items()
-        if name not in ("accuracy", "loss", "figures", "differences")
+        if name not in ("accuracy", "loss", "figures", "extent", "differences", "difference_extent")
     }
+    for title, extent in (("", row.extent), ("difference.", row.difference_extent)):
+        record |= {
+            f"{title}{field.name}": None if extent is None else getattr(extent, field.name)
+            for field in fields(Extent)
+        }
     for split in SPLITS:
         record |= {
             f"{split}_accuracy": row.accuracy.get(split),
@@ -175,6 +197,7 @@ def _record(table: Table, group: Group, row: Row) -> dict[str, Any]:
             low, high = (None, None) if figure is None or figure.ci95 is None else figure.ci95
             record |= {
                 title: None if figure is None else figure.value,
+                f"{title}.n": None if figure is None else figure.n,
                 f"{title}.low": low,
                 f"{title}.high": high,
             }

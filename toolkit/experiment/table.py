@@ -2,7 +2,9 @@
 
 A figure of a row is taken over the pictures of all its folds as if they were one split, and
 averaged over its seeds; its interval holds both (``toolkit.evaluate.seeds``). Where not all runs of
-a row are finished, seeds count that have all folds; where no seed has, the one with the most.
+a row are finished, seeds count that have all folds; where no seed has, those with the most. The
+difference to the baseline is taken in the same way over the runs that both have. Every row says how
+many seeds and folds that leaves.
 """
 
 from __future__ import annotations
@@ -51,6 +53,43 @@ _KNOWN = (
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How much figures rest on.
+
+    Attributes:
+        seeds, folds: that they are taken over; a dataset without folds counts as one.
+        planned_seeds, planned_folds: that they are to be taken over.
+        lacks: what is missing, in words ("1 of 2 seeds"); empty where nothing is.
+    """
+
+    seeds: int
+    folds: int
+    planned_seeds: int
+    planned_folds: int
+    lacks: str
+
+    @classmethod
+    def of(cls, chosen: _Chosen, planned: Sequence[PlannedRun]) -> Extent:
+        """The extent of what was chosen from planned runs."""
+        seeds, folds = len(chosen.seeds), len(chosen.folds)
+        all_seeds, all_folds = (
+            len({run.seed for run in planned}),
+            len({run.fold for run in planned}),
+        )
+        parts = [f"{seeds} of {all_seeds} seeds"] if seeds < all_seeds else []
+        parts += [f"{folds} of {all_folds} folds"] if folds < all_folds else []
+        return cls(seeds, folds, all_seeds, all_folds, ", ".join(parts) if seeds else "no run")
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Seeds, in order, and folds that each of them has."""
+
+    seeds: tuple[int, ...] = ()
+    folds: frozenset[int | None] = frozenset()
+
+
+@dataclass(frozen=True)
 class Row:
     """A variant, on one dataset and with one choice from the grid.
 
@@ -66,7 +105,9 @@ class Row:
             has them: at the best epoch, the loss as it was minimised; of val and test the loss is
             the mean of -log of the probability of the true class.
         figures: by name; None where it cannot be had.
+        extent: how much they rest on.
         differences: the same, to the baseline; empty for the baseline itself.
+        difference_extent: how much these rest on; None for the baseline itself.
         seconds: of a run and of those that it starts from, mean; None before the first.
     """
 
@@ -85,7 +126,9 @@ class Row:
     accuracy: dict[str, float]
     loss: dict[str, float]
     figures: dict[str, Figure | None]
+    extent: Extent
     differences: dict[str, Figure | None]
+    difference_extent: Extent | None
     seconds: float | None
 
 
@@ -197,24 +240,13 @@ class _Scored:
         self._sheets: dict[tuple[int, frozenset[int | None]], Sheet] = {}
 
     @cached_property
-    def folds(self) -> frozenset[int | None]:
-        """Those that figures are taken over: all, unless no seed has them all."""
-        of_seed = [self._folds_of(seed) for seed in self._seeds()]
-        return max(of_seed, key=len, default=frozenset())
+    def pairs(self) -> frozenset[tuple[int, int | None]]:
+        """Seed and fold of every finished run."""
+        return frozenset((run.seed, run.fold) for run in self._finished)
 
-    def _seeds(self) -> list[int]:
-        return sorted({run.seed for run in self._finished})
-
-    def _folds_of(self, seed: int) -> frozenset[int | None]:
-        return frozenset(run.fold for run in self._finished if run.seed == seed)
-
-    def seeds_with(self, folds: Collection[int | None]) -> list[int]:
-        """Seeds whose runs on all these folds are finished."""
-        return [seed for seed in self._seeds() if self._folds_of(seed).issuperset(folds)]
-
-    def sheets(self, seeds: Sequence[int], folds: frozenset[int | None]) -> list[Sheet]:
+    def sheets(self, chosen: _Chosen) -> list[Sheet]:
         """Of each seed, a sheet of the pictures of these folds."""
-        return [self._sheet(seed, folds) for seed in seeds]
+        return [self._sheet(seed, chosen.folds) for seed in chosen.seeds]
 
     def _sheet(self, seed: int, folds: frozenset[int | None]) -> Sheet:
         if (seed, folds) not in self._sheets:
@@ -231,13 +263,15 @@ class _Scored:
 
     def row(self, baseline: _Scored | None, names: Sequence[str]) -> Row:
         """The row of the table, compared with that of the baseline; None for the baseline's."""
-        sheets = self.sheets(self.seeds_with(self.folds), self.folds) if self.folds else []
+        own = _choose(self.pairs)
+        sheets = self.sheets(own)
         differences: dict[str, Figure | None] = {}
-        if baseline is not None and self.folds:
-            others = baseline.seeds_with(self.folds)
-            both = [seed for seed in self.seeds_with(self.folds) if seed in others]
-            pair = baseline.sheets(both, self.folds), self.sheets(both, self.folds)
+        shared: Extent | None = None
+        if baseline is not None:
+            both = _choose(self.pairs & baseline.pairs)
+            pair = baseline.sheets(both), self.sheets(both)
             differences = {name: mean_difference(*pair, name) for name in names}
+            shared = Extent.of(both, self._planned)
         return Row(
             variant=self._planned[0].variant,
             settings=_settings(self._planned[0].settings),
@@ -247,7 +281,9 @@ class _Scored:
             accuracy=self._means("accuracy"),
             loss=self._means("loss"),
             figures={name: mean_figure(sheets, name) for name in names},
+            extent=Extent.of(own, self._planned),
             differences=differences,
+            difference_extent=shared,
             seconds=self._seconds(),
         )
 
@@ -304,6 +340,23 @@ class _Scored:
             results = [self._folder.result(each.place) for each in lineage(run, self._runs)]
             spent.append(sum(result["seconds"] for result in results if result is not None))
         return fmean(spent) if spent else None
+
+
+def _choose(pairs: Collection[tuple[int, int | None]]) -> _Chosen:
+    """Of finished runs, as many folds as a seed has, and all seeds that have these.
+
+    Args:
+        pairs: seed and fold of each.
+    """
+    of_seed = {
+        seed: frozenset(fold for other, fold in pairs if other == seed)
+        for seed in sorted({seed for seed, _ in pairs})
+    }
+    choices = [
+        _Chosen(tuple(seed for seed, has in of_seed.items() if has >= folds), folds)
+        for folds in of_seed.values()
+    ]
+    return max(choices, key=lambda each: (len(each.folds), len(each.seeds)), default=_Chosen())
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

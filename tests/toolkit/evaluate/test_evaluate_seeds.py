@@ -75,6 +75,35 @@ def test_intervals_hold_the_truth_of_other_pictures_and_other_seeds(blank, sprea
         assert (held - plain) / rounds > 0.1  # which is why seeds have to be drawn, too
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_many_pictures_do_not_make_few_seeds_sure(seeds) -> None:
+    many = open_sheet(_dataset(300), Rules(resamples=100), "none", 1)
+    rng = np.random.default_rng(7)
+    truth = float(np.mean([_verdicts(rng, 1, 0.72, 300)[0].mean() for _ in range(2000)]))
+    held = 0
+    rounds = 60
+    for _ in range(rounds):
+        pair = [[_sheet(many, v) for v in _verdicts(rng, seeds, 0.72, 300)] for _ in range(2)]
+        figure, between = mean_figure(pair[0], NAME), mean_difference(*pair, NAME)
+        assert figure is not None and figure.ci95 is not None
+        assert between is not None and between.ci95 is not None
+        held += figure.ci95[0] <= truth <= figure.ci95[1]
+        held += between.ci95[0] <= 0 <= between.ci95[1]
+    assert held / rounds / 2 > 0.84  # 0.78 by the degrees of freedom of the pictures alone
+
+
+def test_seeds_that_hardly_differ_hardly_widen(blank) -> None:
+    right = np.arange(60) % 3 > 0
+    other = right ^ (np.arange(60) == 0)
+    alone, both = (
+        mean_figure(each, NAME)
+        for each in ([_sheet(blank, right)] * 2, [_sheet(blank, right), _sheet(blank, other)])
+    )
+    assert alone is not None and alone.ci95 is not None
+    assert both is not None and both.ci95 is not None
+    assert np.ptp(both.ci95) < 1.1 * np.ptp(alone.ci95)
+
+
 def test_differences_are_paired_by_picture_and_seed(blank) -> None:
     rng = np.random.default_rng(5)
     first = _verdicts(rng, 3, 1.0)

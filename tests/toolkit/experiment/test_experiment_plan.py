@@ -7,6 +7,7 @@ import yaml
 
 from converters.errors import InputError
 from toolkit.config import ExperimentPlan, build, to_yaml
+from toolkit.experiment.folder import ExperimentFolder
 from toolkit.experiment.plan import digest, lineage, plan_runs
 from toolkit.experiment.table import wanted_figures
 
@@ -87,6 +88,12 @@ def test_what_is_written_is_read_back(make_plan, tmp_path) -> None:
         ({"variants": {"plain": {"mixup": -1}}}, "variant 'plain': field 'mixup': input should be"),
         ({"base": {"lerning_rate": 1}}, r"variant 'plain': .* did you mean 'learning_rate'\?"),
         ({"variants": {"plain": {"seed": 1}}}, "'plain': seed: the experiment sets it: leave it"),
+        ({"grid": {"seed": [1, 2]}}, "grid: seed: the experiment sets it: leave it .* give seeds"),
+        ({"grid": {"fold": [0]}}, "grid: fold: the experiment sets it: leave it .* give folds"),
+        ({"base": {"fold": 2}}, "base: fold: the experiment sets it: leave it out"),
+        ({"base": {"data": "x"}}, "base: data: the experiment sets it: leave it out"),
+        ({"base": {"out": "y"}}, "base: out: the experiment sets it: leave it out"),
+        ({"base": {"seed": 7}}, "base: seed: the experiment sets it: leave it out"),
         (
             {"variants": {"plain": {}, "b": {"after": "plane"}}},
             r"variant 'b': after: there is no variant 'plane': did you mean 'plain'\?",
@@ -109,6 +116,15 @@ def test_what_is_written_is_read_back(make_plan, tmp_path) -> None:
         ({"grid": {"labels": [5, 5]}}, "grid: two of its values are the folder labels-5/plain"),
         ({"variants": {"a/b": {}}}, "'a/b': cannot be the name of a folder"),
         ({"variants": {}}, "field 'variants': .* at least 1"),
+        ({"data": {}}, "field 'data': .* at least 1"),
+        ({"data": None}, "field 'data' is missing: give it"),
+        (
+            {"variants": {"a": {}, "b": {"after": ["a"]}}},
+            r"variant 'b': after: \['a'\] is not the name of a variant",
+        ),
+        ({"variants": {True: {}}}, "True .*put it in quotes"),
+        ({"variants": {1: {}, "1": {}}}, "'1' is given twice"),
+        ({"base": {"image-size": 32, "image_size": 64}}, "'image_size' is given twice"),
         ({"seeds": [0, 0]}, "seeds: give each once"),
         ({"folds": [7]}, "has no folds: fold 7 is not there"),
         ({"figures": ["image.acuracy"]}, r"unknown 'image.acuracy': did you mean 'image.accuracy'"),
@@ -121,6 +137,41 @@ def test_what_cannot_be_run_is_refused_in_one_line(make_plan, fields, message) -
         wanted_figures(plan, "experiment.yaml")
     assert "\n" not in str(error.value)
     assert "experiment.yaml: " in str(error.value) or "folds" in fields
+
+
+def test_names_may_be_numbers(make_plan, make_dataset) -> None:
+    data = {1: str(make_dataset(name="one")), 2.5: str(make_dataset(name="two"))}
+    variants = {1: None, 2: {"after": 1, "train": "head"}}
+    runs = plan_runs(make_plan(data=data, variants=variants, baseline=1))
+    assert list(runs) == [f"{d}/{v}/seed-0" for d in ("1", "2.5") for v in ("1", "2")]
+    assert runs["1/2/seed-0"].after == "1/1/seed-0"
+
+
+def test_what_is_left_empty_is_the_default(make_plan) -> None:
+    empty = dict.fromkeys(("base", "grid", "seeds", "folds", "jobs", "figures", "submitit"))
+    assert make_plan(**empty) == make_plan()
+
+
+def test_fields_may_be_hyphenated_everywhere(make_plan) -> None:
+    plan = make_plan(
+        base={"image-size": 32},
+        grid={"learning-rate": [1e-3]},
+        variants={"plain": None, "large": {"image-size": 64}},
+    )
+    sizes = {run.variant: run.config.image_size for run in plan_runs(plan).values()}
+    assert sizes == {"plain": 32, "large": 64}
+    assert {run.config.learning_rate for run in plan_runs(plan).values()} == {1e-3}
+
+
+def test_what_a_run_is_told_is_what_was_asked_for(make_plan) -> None:
+    plan = make_plan(command="finetune yolo", base={"arch": "yolo11s", "tile": None})
+    runs = plan_runs(plan)
+    folder = ExperimentFolder(plan.out)
+    for place, run in runs.items():
+        folder.write_job(run, runs, 20)
+        told = build(type(run.config), folder.job(place).with_suffix(".yaml"), {})
+        assert told == run.config
+        assert told.model_fields_set == run.config.model_fields_set < set(type(told).model_fields)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from toolkit.experiment.folder import ExperimentFolder
 from toolkit.experiment.plan import plan_runs
 from toolkit.experiment.render import to_csv, to_html, to_markdown
 from toolkit.experiment.scores import accuracy_and_loss
+from toolkit.experiment.table import Extent
 from toolkit.predictions import ImageProbabilities
 
 from .conftest import with_folds
@@ -101,6 +103,64 @@ def test_a_table_of_what_is_finished_says_how_much_that_is(make_plan, finish) ->
     text = to_markdown(table)
     assert "1 of 2" in text and "3 of 8 runs are finished" in text
     assert all(row.figures["image.accuracy"] is None for row in table.groups[0].rows)
+
+
+def test_figures_say_what_they_rest_on(make_plan, finish) -> None:
+    plan = make_plan(variants=TWO, seeds=[0, 1], resamples=20, figures=["image.accuracy"])
+    with_folds(plan.data[""])
+    runs = plan_runs(plan)
+    whole = ("plain/fold-0/seed-0", "plain/fold-1/seed-0", "plain/fold-0/seed-1")
+    for place in (*whole, "mixed/fold-1/seed-0", "mixed/fold-0/seed-1", "mixed/fold-1/seed-1"):
+        finish(plan, runs[place])
+    table = run_plan(plan, table_only=True).table
+    plain, mixed = table.groups[0].rows
+    lacks = "1 of 2 seeds"
+    assert (plain.extent, mixed.extent) == (Extent(1, 2, 2, 2, lacks),) * 2
+    # Seed 0 has both folds of the baseline alone, and seed 1 of the variant alone.
+    assert plain.difference_extent is None
+    assert mixed.difference_extent == Extent(1, 1, 2, 2, "1 of 2 seeds, 1 of 2 folds")
+    difference = mixed.differences["image.accuracy"]
+    assert difference is not None
+    before, after = (
+        evaluate(
+            EvaluateConfig(
+                data=plan.data[""], predictions=(plan.out / f"runs/{variant}/fold-1/seed-0",)
+            )
+        ).figures["image.accuracy"]
+        for variant in TWO
+    )
+    assert difference.value == pytest.approx(after.value - before.value)
+    assert difference.n == after.n
+    for text in (to_markdown(table), to_html(table)):
+        assert text.count(f"] ({lacks})") == 2 and text.count(f"] ({lacks}, 1 of 2 folds)") == 1
+        assert "rests on fewer seeds or folds than planned" in text
+    record = list(csv.DictReader(io.StringIO(to_csv(table))))[1]
+    assert (record["seeds"], record["planned_seeds"], record["lacks"]) == ("1", "2", lacks)
+    assert (record["difference.folds"], record["difference.image.accuracy.n"]) == (
+        "1",
+        str(after.n),
+    )
+    row = json.loads((plan.out / "results.json").read_text("utf-8"))["groups"][0]["rows"][1]
+    assert row["difference_extent"]["lacks"] == "1 of 2 seeds, 1 of 2 folds"
+    assert row["figures"]["image.accuracy"]["n"] > after.n
+
+
+def test_a_difference_that_cannot_be_had_says_why(make_plan, finish) -> None:
+    plan = make_plan(variants=TWO, seeds=[0, 1], resamples=20)
+    runs = plan_runs(plan)
+    for place in ("plain/seed-0", "mixed/seed-1"):
+        finish(plan, runs[place])
+    text = run_plan(plan, table_only=True).to_markdown()
+    assert text.count("- (no seed and fold in common)") == 3
+
+
+def test_a_whole_table_has_no_marks(make_plan, finish) -> None:
+    plan = make_plan(variants=TWO, seeds=[0, 1], resamples=20)
+    for run in plan_runs(plan).values():
+        finish(plan, run)
+    result = run_plan(plan, table_only=True)
+    assert result.table.groups[0].rows[1].difference_extent == Extent(2, 1, 2, 1, "")
+    assert "fewer" not in result.to_markdown() and " of 2 seeds" not in result.to_markdown()
 
 
 def test_columns_say_how_a_variant_was_trained(make_plan, finish) -> None:
@@ -207,6 +267,36 @@ def test_a_run_of_another_configuration_is_refused(make_plan, finish, tmp_path) 
     with pytest.raises(InputError, match=refused):
         run_plan(changed)
     assert (plan.out / "experiment.yaml").exists() is False
+
+
+@pytest.mark.parametrize("what", ["data", "weights"])
+def test_a_run_on_files_that_have_changed_is_refused(make_plan, finish, tmp_path, what) -> None:
+    weights = tmp_path / "some.pth"
+    weights.write_bytes(b"before")
+    plan = make_plan(base={"weights": str(weights)}, resamples=20)
+    for run in plan_runs(plan).values():
+        finish(plan, run)
+    assert run_plan(plan, table_only=True).table.finished == 1
+    changed = plan.data[""] / "train.json" if what == "data" else weights
+    changed.write_bytes(changed.read_bytes() + b" ")
+    with pytest.raises(InputError, match=f"plain/seed-0: was begun with other {what}: choose"):
+        run_plan(plan, table_only=True)
+
+
+def test_a_file_is_read_once(make_plan, monkeypatch) -> None:
+    plan = make_plan(variants=TWO, seeds=[0, 1])
+    with_folds(plan.data[""])
+    read = []
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *given, **named: read.append(path) or opened(path, *given, **named),
+    )
+    contents = {run.fold: run.contents for run in plan_runs(plan).values()}
+    annotations = [path for path in read if path.suffix == ".json"]
+    assert len(annotations) == len(set(annotations)) == 6
+    assert contents[0] != contents[1]
 
 
 def test_flags_win_over_the_file(make_plan, finish, tmp_path) -> None:
