@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,12 @@ import yaml
 
 from converters.errors import InputError
 from converters.files import write_json, write_text
+from converters.folder import fold_numbers
 from toolkit.config import Config
 from toolkit.trackers import Trackers
+
+WERE_TEXT = ("weights", "source", "outliers")
+"""Fields that older runs record as they were given, not relative to the run folder."""
 
 ADAPT = "adapt"
 """The command whose runs are starting points of any kind of model."""
@@ -58,10 +63,7 @@ class RunFolder:
             return run
         if root.is_file() or (root.is_dir() and any(root.iterdir())):
             raise InputError(f"{root}: exists and is not empty: choose another run folder")
-        values = {"command": command, **config.model_dump(mode="json")}
-        for name, value in values.items():
-            if isinstance(getattr(config, name, None), Path):
-                values[name] = Path(os.path.relpath(value, root)).as_posix()
+        values = {"command": command, **recorded_values(config, root)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         write_text(root / "config.yaml", text)
         return run
@@ -116,6 +118,67 @@ class RunFolder:
         write_json(self.checkpoints / "model.json", description, indent=2)
 
 
+def recorded_values(config: Config, root: Path) -> dict[str, Any]:
+    """A configuration as the run at ``root`` records it: paths relative to the run folder."""
+    values = config.model_dump(mode="json")
+    for name, value in values.items():
+        is_path = isinstance(getattr(config, name), Path)
+        if is_path or (name == "weights" and _is_place(str(value))):
+            values[name] = Path(os.path.relpath(value, root)).as_posix()
+    return values
+
+
+def recorded_path(root: Path, value: str) -> Path:
+    """What a path that the run at ``root`` recorded means now.
+
+    Older runs have some (``WERE_TEXT``) as they were given, relative to the working directory.
+    """
+    inside = root / value
+    return Path(value) if not inside.exists() and Path(value).exists() else inside
+
+
+def _is_place(weights: str) -> bool:
+    """Whether weights are a file or a folder, and no name of some."""
+    return weights not in ("none", "starter") and Path(weights).exists()
+
+
+def fold_of_outliers(root: Path) -> int | None:
+    """The fold of a dataset folder whose train pictures are taken as outliers."""
+    return 0 if not (root / "train.json").is_file() and fold_numbers(root) else None
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A dataset folder that weights have learnt from.
+
+    Attributes:
+        root: of the dataset.
+        fold: of it.
+    """
+
+    root: Path
+    fold: int | None
+
+
+def learnt_by(weights: str) -> Iterator[Learnt]:
+    """The dataset folders that weights have learnt from.
+
+    Args:
+        weights: what training starts from; a run folder, or anything else.
+    """
+    run = Path(weights)
+    if not _is_place(weights) or not (run / "config.yaml").is_file():
+        return
+    settings = RunFolder(run).config()
+    for name in ("data", "source", "outliers"):
+        value = settings.get(name)
+        if value is None or value == "synth":
+            continue
+        root = recorded_path(run, str(value))
+        folds = {"data": settings.get("fold"), "source": settings.get("source_fold")}
+        yield Learnt(root, folds[name] if name in folds else fold_of_outliers(root))
+
+
 def refuse_other_fold(weights: str, data: Path, fold: int | None) -> None:
     """Refuse to start from a run that has learnt what is held out now.
 
@@ -127,17 +190,10 @@ def refuse_other_fold(weights: str, data: Path, fold: int | None) -> None:
     Raises:
         InputError: it is a run on another fold of the same data.
     """
-    root = Path(weights)
-    if not (root / "config.yaml").is_file():
-        return
-    settings = RunFolder(root).config()
-    for known, its_fold in (("data", "fold"), ("source", "source_fold")):
-        learnt, learnt_fold = settings.get(known), settings.get(its_fold)
-        if learnt is None or (root / learnt).resolve() != data.resolve():
-            continue
-        if learnt_fold != fold:
+    for learnt in learnt_by(weights):
+        if learnt.root.resolve() == data.resolve() and learnt.fold != fold:
             raise InputError(
-                f"{weights}: has learnt from fold {learnt_fold} of {data}, and so from "
+                f"{weights}: has learnt from fold {learnt.fold} of {data}, and so from "
                 f"pictures that fold {fold} holds out: start from other weights"
             )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -130,7 +129,7 @@ def _adapted(
     adapted = adapt_within(
         AdaptConfig(
             data=config.data,
-            source="synth" if config.source == "synth" else Path(config.source),
+            source=config.source,
             out=run.root / "adapted",
             method=config.adapt,
             fold=config.fold,

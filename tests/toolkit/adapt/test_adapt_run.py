@@ -215,7 +215,7 @@ def test_finetuning_adapts_first_where_it_is_told_to(domains, tmp_path, monkeypa
     target, source = domains
     config = FinetuneClassifierConfig(
         data=target,
-        source=str(source),
+        source=source,
         adapt="mmd",
         labels=2,
         out=tmp_path / "run",
