@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from converters.crops import CropOptions, crop
 from converters.errors import InputError
 from toolkit.config import AdaptConfig, Config, FinetuneClassifierConfig
 from toolkit.runs import RunFolder, refuse_more_labels, refuse_other_fold
+from toolkit.training import check_resumable
 
 
 def test_a_run_on_another_fold_is_no_start(tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_sources_and_outliers_are_data_too_wherever_they_are_named_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = _with_folds(Path("data"), 0, 1)
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "adapted": {"source": "data", "source_fold": 1, "adapt": "mmd"},
         "exposed": {"outliers": "data"},  # fold 0
     }
@@ -67,7 +69,7 @@ def test_procedural_sources_and_outliers_are_no_paths(tmp_path: Path) -> None:
     assert (values["source"], values["outliers"], values["weights"]) == ("synth", "synth", "none")
 
 
-def _run(out: str, config: type[Config] = FinetuneClassifierConfig, **options: object) -> str:
+def _run(out: str, config: type[Config] = FinetuneClassifierConfig, **options: Any) -> str:
     values = {"data": "other", "out": out, **options}
     RunFolder.create(Path(out), "some command", config.model_validate(values))
     return out
@@ -144,7 +146,7 @@ def test_windows_of_held_out_pictures_were_learnt_from(
     ],
 )
 def test_no_more_labels_were_learnt_from_than_may_be_used(
-    tmp_path: Path, learnt: dict[str, object], allowed: bool, refused: str
+    tmp_path: Path, learnt: dict[str, Any], allowed: bool, refused: str
 ) -> None:
     data = tmp_path / "data"
     run = _run(str(tmp_path / "first"), **{"data": data, **learnt})
@@ -158,3 +160,18 @@ def test_no_more_labels_were_learnt_from_than_may_be_used(
             continue
         with pytest.raises(InputError, match=f"next: has learnt from {refused}"):
             refuse_more_labels(run, config)
+
+
+def test_a_run_goes_on_however_its_weights_were_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, kept = _run("runs/first"), Path("runs/second/config.yaml")
+    config = FinetuneClassifierConfig(data=Path("other"), out=kept.parent, weights=first)
+    run = RunFolder.create(kept.parent, "finetune classifier", config)
+    check_resumable(run, "finetune classifier", config, ())
+    kept.write_text(kept.read_text().replace("weights: ../first", "weights: runs/first"))
+    check_resumable(run, "finetune classifier", config, ())
+    other = config.model_copy(update={"weights": "starter"})
+    with pytest.raises(InputError, match="was started with weights 'runs/first'"):
+        check_resumable(run, "finetune classifier", other, ())
