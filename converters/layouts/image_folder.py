@@ -39,8 +39,8 @@ GOOD_NAMES = (GOOD, "ok", "normal")
 _SPLITS = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
 
 _NO_CLASSES = frozenset(
-    ["annotations", "ground_truth", "gt", "image", "images", "img", "imgs"]
-    + ["label", "labels", "mask", "masks", "msk"]
+    {"annotations", "ground_truth", "gt", "image", "images", "img", "imgs"}
+    | {"label", "labels", "mask", "masks", "msk"}
 )
 """Folders that tell what their files are, not what they show: other layouts have these."""
 

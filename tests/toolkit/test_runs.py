@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from converters.crops import CropOptions, crop
 from converters.errors import InputError
+from converters.folder import DatasetFolder
 from toolkit.config import AdaptConfig, Config, FinetuneClassifierConfig
+from toolkit.report.repeat import repeat
 from toolkit.runs import RunFolder, refuse_more_labels, refuse_other_fold
 from toolkit.training import check_resumable
 
@@ -175,3 +178,24 @@ def test_a_run_goes_on_however_its_weights_were_recorded(
     other = config.model_copy(update={"weights": "starter"})
     with pytest.raises(InputError, match="was started with weights 'runs/first'"):
         check_resumable(run, "finetune classifier", other, ())
+
+
+def test_the_command_of_a_run_names_what_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_dataset: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, first = make_dataset(), _run("runs/first")
+    out = _run("runs/second", data=data, weights=first, source=data, adapt="mmd", outliers="synth")
+    kept = Path(out) / "config.yaml"
+    kept.write_text(kept.read_text().replace("some command", "finetune classifier"))
+    run = SimpleNamespace(
+        settings=RunFolder(Path(out)).config(),
+        root=Path(out),
+        folder=DatasetFolder.open(data),
+        split="test",
+        card=None,
+        model={},
+    )
+    said = repeat(run).commands[0]  # type: ignore[arg-type]
+    for part in ("--weights runs/first", "--source dataset", "--outliers synth"):
+        assert part in said
