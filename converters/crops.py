@@ -24,7 +24,7 @@ from converters.convert import count_splits
 from converters.dataset import Box, Dataset, Image, Instance
 from converters.errors import InputError
 from converters.files import staged_folder, write_text
-from converters.folder import CARD, DatasetFolder, fold_numbers
+from converters.folder import CARD, CROPS, WINDOW, DatasetFolder, fold_numbers
 from converters.formats.coco import write_coco
 from converters.geometry import whole_region
 from converters.pictures import UNREADABLE
@@ -305,6 +305,7 @@ def _entries(
             kept = _with_right_label(found, cut.own.category, categories)
             left_out += len(found) - len(kept)
             found = kept
+        whole = cut.source.source or cut.source.file_name
         photograph = first.setdefault(cut.source.photograph or cut.source.id, number)
         of_source[cut.source.file_name].append(
             Image(
@@ -316,7 +317,7 @@ def _entries(
                     replace(instance, id=annotation + offset)
                     for offset, instance in enumerate(found, start=1)
                 ),
-                source=f"{cut.source.source or cut.source.file_name}#xywh={x},{y},{width},{height}",
+                source=f"{whole}{WINDOW}{x},{y},{width},{height}",
                 id=number,
                 photograph=photograph,
             )
@@ -388,7 +389,7 @@ def _write_card(path: Path, card: Mapping[str, Any], options: CropOptions, resul
     chosen = {name: value for name, value in asdict(options).items() if name != "workers"}
     content = {
         **{name: value for name, value in card.items() if name not in about_pictures},
-        "name": f"{card.get('name', 'dataset')}-crops",
+        "name": f"{card.get('name', 'dataset')}{CROPS}",
         "counts": counts[0] if single else {"folds": counts},
         "crops": {
             **chosen,

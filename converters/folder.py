@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from converters.formats.coco import read_coco
 from converters.layouts import recognised
 
 CARD = "dataset.yaml"
+
+WINDOW = "#xywh="
+"""What parts, in the source of a picture that was cut out, the whole one's name from the place."""
+
+CROPS = "-crops"
+"""What the name of a dataset ends with whose pictures were cut out of those of another."""
 
 # Cards list files: libyaml reads a long one several times faster.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -122,3 +129,43 @@ class DatasetFolder:
     def read(self, split: str) -> Dataset:
         """Read the ground truth of one split."""
         return read_coco(self.annotations(split), self.images)
+
+
+def shared_pictures(learnt: DatasetFolder, other: DatasetFolder, splits: Sequence[str]) -> int:
+    """How many pictures the train split of one folder shows that some splits of another have.
+
+    Folders share pictures where they were made of the same files: one may be split in another way,
+    or hold windows that were cut out (``converters.crops``). By what a picture looks like see
+    ``converters.duplicates``.
+
+    Args:
+        learnt: whose train split is looked at.
+        other: whose other splits are.
+        splits: of them; those that are not there have no pictures.
+
+    Returns:
+        number of photographs, 0 where the folders were not made of the same files.
+    """
+    if not _same_files(learnt.card, other.card):
+        return 0
+    there = [split for split in splits if split in other.splits()]
+    held_out = {name for split in there for name in _photographs(other.read(split))}
+    return len(held_out & _photographs(learnt.read("train")))
+
+
+def _same_files(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    digests = [_digest(card) for card in (one, two)]
+    if None not in digests:
+        return digests[0] == digests[1]
+    names = [str(card.get("name", "")) for card in (one, two)]
+    return names[0] == names[1] + CROPS or names[1] == names[0] + CROPS
+
+
+def _digest(card: Mapping[str, Any]) -> object:
+    source = card.get("source")
+    return source.get("files_sha256") if isinstance(source, dict) else None
+
+
+def _photographs(dataset: Dataset) -> set[str]:
+    """The names of the source's files that pictures are, or were cut out of."""
+    return {(image.source or image.file_name).partition(WINDOW)[0] for image in dataset.images}

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,15 @@ import yaml
 
 from converters.errors import InputError
 from converters.files import write_json, write_text
-from toolkit.config import Config
+from converters.folder import DatasetFolder, fold_numbers, shared_pictures
+from toolkit.config import AdaptConfig, Config
 from toolkit.trackers import Trackers
+
+WERE_TEXT = ("weights", "source", "outliers")
+"""Fields that older runs record as they were given, not relative to the run folder."""
+
+_NAMES = ("none", "starter")
+"""What weights may be that is no path."""
 
 ADAPT = "adapt"
 """The command whose runs are starting points of any kind of model."""
@@ -58,10 +66,7 @@ class RunFolder:
             return run
         if root.is_file() or (root.is_dir() and any(root.iterdir())):
             raise InputError(f"{root}: exists and is not empty: choose another run folder")
-        values = {"command": command, **config.model_dump(mode="json")}
-        for name, value in values.items():
-            if isinstance(getattr(config, name, None), Path):
-                values[name] = Path(os.path.relpath(value, root)).as_posix()
+        values = {"command": command, **recorded_values(config, root)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         write_text(root / "config.yaml", text)
         return run
@@ -116,6 +121,87 @@ class RunFolder:
         write_json(self.checkpoints / "model.json", description, indent=2)
 
 
+def recorded_values(config: Config, root: Path) -> dict[str, Any]:
+    """A configuration as the run at ``root`` records it: paths relative to the run folder."""
+    values = config.model_dump(mode="json")
+    for name, value in values.items():
+        is_path = isinstance(getattr(config, name), Path)
+        if is_path or (name == "weights" and _is_place(str(value))):
+            values[name] = Path(os.path.relpath(value, root)).as_posix()
+    return values
+
+
+def recorded_path(root: Path, value: str) -> Path:
+    """What a path that the run at ``root`` recorded means now.
+
+    Older runs have some (``WERE_TEXT``) as they were given, relative to the working directory.
+    """
+    inside = root / value
+    return Path(value) if not inside.exists() and Path(value).exists() else inside
+
+
+def _is_place(weights: str) -> bool:
+    """Whether weights are a file or a folder, and no name of some."""
+    return weights not in _NAMES and Path(weights).exists()
+
+
+def fold_of_outliers(root: Path) -> int | None:
+    """The fold of a dataset folder whose train pictures are taken as outliers."""
+    return 0 if not (root / "train.json").is_file() and fold_numbers(root) else None
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A dataset folder that weights have learnt from.
+
+    Attributes:
+        root: of the dataset.
+        fold: of it.
+        labels: of each class that were used at most, drawn by the seed; None for all.
+        seed: of the run.
+    """
+
+    root: Path
+    fold: int | None
+    labels: int | None
+    seed: int | None
+
+
+def learnt_by(weights: str) -> Iterator[Learnt]:
+    """The dataset folders that weights have learnt from, in any run that they came from.
+
+    Args:
+        weights: what training starts from; a run folder, a checkpoint in one, or anything else.
+    """
+    seen: set[Path] = set()
+    while _is_place(weights):
+        place = Path(weights)
+        run = place.parent.parent if place.parent.name == "checkpoints" else place
+        if run.resolve() in seen or not (run / "config.yaml").is_file():
+            return
+        seen.add(run.resolve())
+        settings = RunFolder(run).config()
+        yield from _learnt_in(run, settings)
+        weights = str(settings.get("weights") or "none")
+        weights = str(recorded_path(run, weights)) if weights not in _NAMES else weights
+
+
+def _learnt_in(run: Path, settings: Mapping[str, Any]) -> Iterator[Learnt]:
+    """The dataset folders that one run, with these settings, has learnt from."""
+    seed = settings.get("seed")
+    for name in ("data", "source", "outliers"):
+        value = settings.get(name)
+        if value is None or value == "synth":
+            continue
+        root = recorded_path(run, str(value))
+        if name == "data":
+            yield Learnt(root, settings.get("fold"), settings.get("labels"), seed)
+        elif name == "source":
+            yield Learnt(root, settings.get("source_fold"), None, seed)
+        else:
+            yield Learnt(root, fold_of_outliers(root), 0, seed)
+
+
 def refuse_other_fold(weights: str, data: Path, fold: int | None) -> None:
     """Refuse to start from a run that has learnt what is held out now.
 
@@ -125,21 +211,56 @@ def refuse_other_fold(weights: str, data: Path, fold: int | None) -> None:
         fold: of it.
 
     Raises:
-        InputError: it is a run on another fold of the same data.
+        InputError: it, or a run that it started from, has learnt from another fold of the same
+            data, or from windows or another split of the same pictures.
     """
-    root = Path(weights)
-    if not (root / "config.yaml").is_file():
-        return
-    settings = RunFolder(root).config()
-    for known, its_fold in (("data", "fold"), ("source", "source_fold")):
-        learnt, learnt_fold = settings.get(known), settings.get(its_fold)
-        if learnt is None or (root / learnt).resolve() != data.resolve():
-            continue
-        if learnt_fold != fold:
+    for learnt in learnt_by(weights):
+        if learnt.root.resolve() == data.resolve():
+            if learnt.fold != fold:
+                raise InputError(
+                    f"{weights}: has learnt from fold {learnt.fold} of {data}, and so from "
+                    f"pictures that fold {fold} holds out: start from other weights"
+                )
+        elif shared := _shared(learnt, data, fold, ("val", "test")):
             raise InputError(
-                f"{weights}: has learnt from fold {learnt_fold} of {data}, and so from "
-                f"pictures that fold {fold} holds out: start from other weights"
+                f"{weights}: has learnt from {learnt.root}, which shows {shared} pictures that "
+                f"{data} holds out: start from other weights"
             )
+
+
+def refuse_more_labels(weights: str, config: AdaptConfig) -> None:
+    """Refuse to start from a run that has learnt from labels that may not be used now.
+
+    Args:
+        weights: what training starts from; a run folder, or anything else.
+        config: of the adaptation, with the target and how many of its labels may be used.
+
+    Raises:
+        InputError: it, or a run that it started from, has used more labels of the target, or others
+            (as another seed draws them).
+    """
+    if config.labels is None:
+        return
+    for learnt in learnt_by(weights):
+        fewer = learnt.labels is not None and learnt.labels <= config.labels
+        if learnt.labels == 0 or (fewer and learnt.seed == config.seed):
+            continue
+        same = learnt.root.resolve() == config.data.resolve()
+        if same or _shared(learnt, config.data, config.fold, ("train",)):
+            used = "all labels" if learnt.labels is None else f"{learnt.labels} labels per class"
+            raise InputError(
+                f"{weights}: has learnt from {used} of {learnt.root} (seed {learnt.seed}), and "
+                f"labels {config.labels} (seed {config.seed}) allows no others: start from other "
+                "weights, or allow as many labels"
+            )
+
+
+def _shared(learnt: Learnt, data: Path, fold: int | None, splits: Sequence[str]) -> int:
+    """How many pictures were learnt from that are in other splits, too; 0 where data is gone."""
+    with suppress(InputError):
+        target = DatasetFolder.open(data, fold)
+        return shared_pictures(DatasetFolder.open(learnt.root, learnt.fold), target, splits)
+    return 0
 
 
 def is_run_of(root: Path, command: str) -> bool:

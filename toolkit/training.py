@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -45,7 +44,7 @@ from toolkit.processes import (
     gradient_options,
     place,
 )
-from toolkit.runs import RunFolder
+from toolkit.runs import WERE_TEXT, RunFolder, recorded_values
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -651,10 +650,11 @@ def check_resumable(run: RunFolder, command: str, config: Config, free: Collecti
         )
     # A field that is younger than the run had no other value than its default then.
     recorded = {**_defaults(config), **recorded}
-    for name, value in config.model_dump(mode="json").items():
-        if isinstance(getattr(config, name), Path):
-            value = Path(os.path.relpath(value, run.root)).as_posix()
-        if name not in free and recorded.get(name) != value:
+    values = recorded_values(config, run.root)
+    for name, given in config.model_dump(mode="json").items():
+        value, before = values[name], recorded.get(name)
+        as_given = name in WERE_TEXT and before == given
+        if name not in free and before != value and not as_given:
             raise InputError(
                 f"{run.root}: was started with {name} {recorded.get(name)!r}, not {value!r}: "
                 "resume with the same, or choose another run folder"

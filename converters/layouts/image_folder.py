@@ -5,6 +5,7 @@
 
 Pictures in a folder named ``good``, ``ok`` or ``normal``, in any case of letters, are good; every
 other folder is a class of defects. Labels are of whole pictures: nothing says where a defect is.
+Where something does (annotations or masks beside the pictures), it is another layout.
 
 Reference: torchvision.datasets.ImageFolder,
 https://pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.html
@@ -12,6 +13,7 @@ https://pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.htm
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,9 +39,16 @@ GOOD_NAMES = (GOOD, "ok", "normal")
 _SPLITS = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
 
 _NO_CLASSES = frozenset(
-    ["annotations", "ground_truth", "image", "images", "imgs", "label", "labels", "mask", "masks"]
+    {"annotations", "ground_truth", "gt", "image", "images", "img", "imgs"}
+    | {"label", "labels", "mask", "masks", "msk"}
 )
 """Folders that tell what their files are, not what they show: other layouts have these."""
+
+_A_SPLIT = re.compile(r"(train|training|val|test|testing)([-_ ]?\d.*)?")
+"""Folders of a split, as train2017 of COCO; so are those of ``_SPLITS``."""
+
+_MASK = re.compile(r".*_(gt|label|mask)")
+"""Pictures that say where defects are on others: KolektorSDD has them side by side."""
 
 _TERMS = ("licence", "license", "readme")
 
@@ -92,9 +101,31 @@ def _parts(root: Path) -> list[tuple[str | None, Path]]:
 
 
 def _holds_classes(folder: Path) -> bool:
+    """Whether the folders in one are classes: at least one has pictures, and none says others."""
     inner = folders(folder)
-    return not _NO_CLASSES & {each.name.lower() for each in inner} and any(
-        path.suffix.lower() in IMAGE_SUFFIXES for each in inner for path in files_in(each)
+    if any(_names_no_class(each.name.lower()) for each in inner):
+        return False
+    contents = [files_in(each) for each in inner]
+    pictures = [[path for path in files if _is_picture(path)] for files in contents]
+    return any(pictures) and not any(map(_has_annotations, contents, pictures))
+
+
+def _names_no_class(name: str) -> bool:
+    return name in _NO_CLASSES or name in _SPLITS or _A_SPLIT.fullmatch(name) is not None
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _has_annotations(files: list[Path], pictures: list[Path]) -> bool:
+    """Whether pictures have annotations or masks beside them, so that the folder is no class."""
+    stems = {path.stem for path in pictures}
+    return bool(pictures) and (
+        any(path.suffix.lower() in {".json", ".xml"} for path in files)
+        # A text may also be a note; YOLO's has the name of a picture.
+        or any(path.suffix.lower() == ".txt" and path.stem in stems for path in files)
+        or any(_MASK.fullmatch(stem.lower()) for stem in stems)
     )
 
 
@@ -137,7 +168,7 @@ def _class_name(root: Path, folder: str, classes: ClassNaming) -> str | None:
 def _loose_files(part: Path, root: Path) -> Iterator[Finding]:
     """Files beside the folders of classes: a picture there has no class."""
     for path in files_in(part):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if _is_picture(path):
             message, remedy = "lies in no class's folder and was left out", "move it into one"
             yield Finding("warning", "image-without-class", relative(path, root), message, remedy)
         elif path.stem.lower() not in _TERMS:

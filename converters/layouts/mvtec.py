@@ -68,10 +68,17 @@ class MvtecLayout:
 
 
 def _is_category(folder: Path) -> bool:
-    """Whether it has masks, or only good pictures in train; a folder per class has neither."""
+    """Whether it has masks, or only good pictures in train; a folder per class has neither.
+
+    Without masks, one with a val folder is a folder per class whose train has good pictures alone.
+    """
+    names = {each.name.lower() for each in folders(folder)}
     return (folder / "test").is_dir() and (
         (folder / "ground_truth").is_dir()
-        or [each.name for each in folders(folder / "train")] == [GOOD]
+        or (
+            [each.name for each in folders(folder / "train")] == [GOOD]
+            and names.isdisjoint({"val", "valid", "validation"})
+        )
     )
 
 

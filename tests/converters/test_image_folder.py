@@ -123,6 +123,46 @@ def test_other_folders_of_pictures_are_not_taken_for_classes(classes: Make, coun
     assert recognised(classes(counts)) is None
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        # Roboflow's COCO, and its Pascal VOC
+        [f"{part}/{n}" for part in ("train", "valid") for n in ("a.jpg", "_annotations.coco.json")],
+        ["bolts/a.jpg", "bolts/a.xml"],
+        ["train/10000.png", "train/10000_GT.png", "test/20000.png", "test/20000_GT.png"],  # SDD2
+        ["Class1/Train/1.PNG", "Class1/Train/Label/1_label.PNG", "Class1/Test/2.PNG"],  # DAGM
+        ["Train/1.PNG", "Train/Label/1_label.PNG", "Test/2.PNG", "Test/Label/2_label.PNG"],
+        ["kos01/Part0.jpg", "kos01/Part0_label.bmp", "kos02/Part0.jpg", "kos02/Part0_label.bmp"],
+        ["train2017/1.jpg", "val2017/2.jpg", "annotations.txt"],
+        ["training/1.jpg", "more/2.jpg"],
+        ["img/1.jpg", "msk/1.png"],
+        ["pictures/1.jpg", "gt/1.png"],
+        ["pictures/1.jpg", "pictures/1_mask.png"],
+        ["obj_train_data/1.png", "obj_train_data/1.txt", "obj.names"],  # darknet
+    ],
+)
+def test_what_says_where_defects_are_is_another_layout(tmp_path: Path, files: list[str]) -> None:
+    for file in files:
+        path = tmp_path / "other" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert recognised(tmp_path / "other") is None
+
+
+@pytest.mark.parametrize("val", ["val", "Valid", "validation"])
+def test_a_val_folder_is_kept_where_train_is_all_good(classes: Make, val: str) -> None:
+    root = classes({"train/good": 2, f"{val}/good": 1, f"{val}/hole": 3, "test/hole": 2})
+    listing = find_layout(root).list(root, "defect")
+    assert find_layout(root).name == "image_folder"
+    assert Counter(record.source_split for record in listing.records)["val"] == 4
+
+
+def test_names_that_only_begin_like_a_split_are_classes(classes: Make) -> None:
+    assert (
+        recognised(classes({"valve": 1, "testing_marks": 1, "trained": 1, "masked": 1})) is not None
+    )
+
+
 def test_what_is_odd_is_found(classes: Make) -> None:
     root = classes({"good": 2, "hole": 2, "nothing": 0})
     save_noise(root / "loose.png")

@@ -16,7 +16,7 @@ from toolkit.classify.data import count_batches
 from toolkit.config import AdaptConfig
 from toolkit.console import note
 from toolkit.processes import Place, check_batch, train_in_processes
-from toolkit.runs import ADAPT, RunFolder, refuse_other_fold
+from toolkit.runs import ADAPT, RunFolder, refuse_more_labels, refuse_other_fold
 from toolkit.training import Schedule, fit, packed, shared_run
 
 FREE_ON_RESUME = ("device", "workers", "resume", "track")
@@ -41,8 +41,8 @@ def adapt_classifier(config: AdaptConfig) -> RunFolder:
 
     Raises:
         InputError: source or target cannot be used, the source holds pictures of the target, the
-            weights cannot be used or have learnt from another fold, the device is not there, the
-            run folder is taken, or a process of several was killed.
+            weights cannot be used or have learnt from another fold or more labels, the device is
+            not there, the run folder is taken, or a process of several was killed.
     """
     return train_in_processes("toolkit.adapt:adapt_classifier", config, adapt_within)
 
@@ -88,6 +88,7 @@ def prepare(config: AdaptConfig, here: Place) -> Prepared:
             f"for batch normalisation: give {2 * here.world} or more"
         )
     refuse_other_fold(config.weights, config.data, config.fold)
+    refuse_more_labels(config.weights, config)
     return Prepared(config, read_material(config))
 
 

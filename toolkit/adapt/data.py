@@ -15,7 +15,7 @@ from torch import Tensor
 
 from converters.dataset import GOOD, Dataset
 from converters.errors import InputError
-from converters.folder import DatasetFolder
+from converters.folder import DatasetFolder, shared_pictures
 from toolkit.classify.augment import draw_light, move
 from toolkit.classify.data import Labels, count_batches, letterbox, suited
 from toolkit.classify.labels import labelled_part
@@ -108,6 +108,7 @@ def read_material(config: AdaptConfig) -> Material:
     """
     folder = DatasetFolder.open(config.data, config.fold)
     _refuse_same_folder(config)
+    _refuse_same_files(config, folder)
     source, seen = _read_source(config)
     splits = {split: folder.read(split) for split in folder.splits()}
     train = splits["train"]
@@ -135,6 +136,24 @@ def _refuse_same_folder(config: AdaptConfig) -> None:
     if isinstance(config.source, Path) and config.source.resolve() == config.data.resolve():
         raise InputError(
             f"{config.source}: is source and target at once: give another dataset as the source"
+        )
+
+
+def _refuse_same_files(config: AdaptConfig, target: DatasetFolder) -> None:
+    """Refuse windows or another split of the target's pictures that it holds out.
+
+    Where few labels may be used, those of its train pictures are no source either.
+    """
+    if not isinstance(config.source, Path):
+        return
+    source = DatasetFolder.open(config.source, config.source_fold)
+    splits = ("val", "test") if config.labels is None else ("train", "val", "test")
+    shared = shared_pictures(source, target, splits)
+    if shared:
+        raise InputError(
+            f"{config.source}: was made of the same files as {config.data}, {shared} of them in "
+            f"{', '.join(splits)} of it: give the same fold of both and all labels, or another "
+            "source"
         )
 
 

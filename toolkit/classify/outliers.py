@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,15 +20,13 @@ import numpy as np
 from converters.dataset import Dataset
 from converters.duplicates import SIDE, Fingerprint, fingerprint, near_duplicates_between
 from converters.errors import InputError
-from converters.folder import CARD, DatasetFolder, fold_numbers
+from converters.folder import CARD, DatasetFolder
 from converters.layouts.base import IMAGE_SUFFIXES
 from toolkit.classify.data import Pictures, letterbox
 from toolkit.console import note, track
 from toolkit.images import RgbImage, read_image
+from toolkit.runs import fold_of_outliers
 from toolkit.synth.source import SourceDomain
-
-SYNTH = "synth"
-"""Stands for procedural pictures, with defects and without."""
 
 SYNTH_PICTURES = 400
 """How many of them are drawn."""
@@ -58,7 +57,12 @@ class _Look:
 
 
 def read_outliers(
-    given: str, datasets: Mapping[str, Dataset], side: int, *, workers: int, seed: int
+    given: Literal["synth"] | Path,
+    datasets: Mapping[str, Dataset],
+    side: int,
+    *,
+    workers: int,
+    seed: int,
 ) -> Pictures:
     """Read, or draw, pictures of anything but what is in a dataset.
 
@@ -79,9 +83,9 @@ def read_outliers(
             ``converters.duplicates`` finds it. A detail cut out of a photograph is not found.
     """
     squares = (
-        _drawn(side, seed, workers)
-        if given == SYNTH
-        else _read_folder(given, datasets, side, workers=workers, seed=seed)
+        _read_folder(given, datasets, side, workers=workers, seed=seed)
+        if isinstance(given, Path)
+        else _drawn(side, seed, workers)
     )
     return Pictures(np.stack(squares), np.full(len(squares), OUTLIER, dtype=np.int64))
 
@@ -96,9 +100,9 @@ def _drawn(side: int, seed: int, workers: int) -> list[RgbImage]:
 
 
 def _read_folder(
-    given: str, datasets: Mapping[str, Dataset], side: int, *, workers: int, seed: int
+    given: Path, datasets: Mapping[str, Dataset], side: int, *, workers: int, seed: int
 ) -> list[RgbImage]:
-    paths = _some(given, _paths(Path(given)), seed)
+    paths = _some(given, _paths(given), seed)
     reduced = _common_side(datasets)
     with ThreadPoolExecutor(max(1, workers)) as pool:
 
@@ -119,8 +123,7 @@ def _read_folder(
 def _paths(root: Path) -> list[Path]:
     """The pictures that are meant, sorted."""
     if (root / CARD).is_file():
-        alone = not (root / "train.json").is_file() and fold_numbers(root)
-        train = DatasetFolder.open(root, 0 if alone else None).read("train")
+        train = DatasetFolder.open(root, fold_of_outliers(root)).read("train")
         # A picture that train lists more than once is one picture.
         paths = {image.path for image in train.images}
     elif root.is_dir():
@@ -128,14 +131,14 @@ def _paths(root: Path) -> list[Path]:
     else:
         raise InputError(
             f"{root}: no such folder of outliers: give a folder of pictures, a dataset folder, or "
-            f"{SYNTH}"
+            "synth"
         )
     if not paths:
         raise InputError(f"{root}: holds no pictures to take as outliers: give another folder")
     return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
 
 
-def _some(given: str, paths: list[Path], seed: int) -> list[Path]:
+def _some(given: Path, paths: list[Path], seed: int) -> list[Path]:
     """As many as are kept, in their order."""
     if len(paths) <= MOST:
         return paths

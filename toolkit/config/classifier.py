@@ -46,7 +46,7 @@ class FinetuneClassifierConfig(Config):
     weights: str = "none"
     """"none" (random), "starter" (ours, resnet18), a file of torchvision (resnet18-f37072fd.pth), a
     .safetensors file with the same parameter names, or a run folder, of `toolkit adapt` too."""
-    source: str | None = None
+    source: Literal["synth"] | Path | None = None
     """Where labelled pictures of another kind come from, to adapt from before fine-tuning (adapt):
     a dataset folder, or "synth" for procedural pictures."""
     source_fold: NotNegative | None = None
@@ -109,7 +109,7 @@ class FinetuneClassifierConfig(Config):
     (smote, dac, ecrt), or of pictures, before training (autoencoder, lro)."""
     generate_to: Annotated[float, Field(gt=0, le=1)] = 1.0
     """What rare classes are grown to, as a share of the most frequent one."""
-    outliers: str | None = None
+    outliers: Literal["synth"] | Path | None = None
     """Pictures of anything else, on which the network learns to be undecided (outlier exposure): a
     folder of pictures (with those of its folders), a dataset folder (its train; of fold 0 where it
     has folds alone), or "synth" for procedural ones. None may be a picture of data."""

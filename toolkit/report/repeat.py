@@ -6,13 +6,14 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from converters.errors import InputError
 from toolkit import config as configs
 from toolkit.commands import COMMANDS
 from toolkit.config import Config, build
 from toolkit.report.source import Run
+from toolkit.runs import recorded_path
 
 _VERSIONS = ("versions", "version", "toolkit_version")
 
@@ -65,8 +66,8 @@ def _command(run: Run) -> str:
         )
     config: type[Config] = getattr(configs, COMMANDS[name].config)
     for field, value in values.items():
-        if value is not None and _is_path(config, field):
-            values[field] = os.path.normpath(run.root / str(value))
+        if value is not None and _is_path(config, field, value, run.root):
+            values[field] = os.path.normpath(recorded_path(run.root, str(value)))
     try:
         settings = build(config, None, {n: v for n, v in values.items() if v is not None})
     except InputError as error:
@@ -87,9 +88,13 @@ def _folded(line: str) -> str:
     return " \\\n  ".join(shlex.join(words) for words in lines)
 
 
-def _is_path(config: type[Config], field: str) -> bool:
+def _is_path(config: type[Config], field: str, value: Any, root: Path) -> bool:
+    """Whether a recorded value is a path, relative to the run folder ``root``."""
     info = config.model_fields.get(field)
-    return info is not None and info.annotation in (Path, Path | None)
+    if info is None or value == "synth":
+        return False
+    of_path = Path in (info.annotation, *get_args(info.annotation))
+    return of_path or (field == "weights" and (root / str(value)).exists())
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from converters.crops import CropOptions, crop
 from converters.errors import InputError
 from converters.files import read_json
 from converters.folder import DatasetFolder
@@ -180,6 +181,18 @@ def test_only_as_many_labels_as_may_be_used(domains, tmp_path):
     assert np.bincount(known[None]).tolist() == [8, 8, 8]
 
 
+def test_windows_of_held_out_pictures_are_no_source(domains, tmp_path):
+    target, _ = domains
+    crops = tmp_path / "crops"
+    crop(target, crops, CropOptions())
+    read_material(_config(target, crops, tmp_path / "run"))
+    with pytest.raises(InputError, match=r"same files as .* 24 of them in train, val, test"):
+        read_material(_config(target, crops, tmp_path / "run", labels=0))
+    (crops / "test.json").replace(crops / "train.json")
+    with pytest.raises(InputError, match=r"same files as .* of them in val, test of it"):
+        read_material(_config(target, crops, tmp_path / "run"))
+
+
 def test_grey_pictures_have_one_channel_however_they_are_stored(domains, tmp_path):
     found = read_material(_config(*domains, tmp_path / "run"))
     assert (found.source.channels, found.target.channels) == (3, 1)
@@ -205,6 +218,8 @@ def test_finetuning_starts_from_it_and_from_no_other_fold(domains, tmp_path):
         with pytest.raises(InputError, match=r"has learnt from fold None of .* that fold 1 holds"):
             refuse_other_fold(str(run.root), root, 1)
         refuse_other_fold(str(run.root), root, None)
+    with pytest.raises(InputError, match=r"2 labels per class of .* labels 0 \(seed 0\) allows"):
+        adapt_classifier(_config(target, source, tmp_path / "x", labels=0, weights=str(run.root)))
 
 
 def _one_epoch(plan):
@@ -215,7 +230,7 @@ def test_finetuning_adapts_first_where_it_is_told_to(domains, tmp_path, monkeypa
     target, source = domains
     config = FinetuneClassifierConfig(
         data=target,
-        source=str(source),
+        source=source,
         adapt="mmd",
         labels=2,
         out=tmp_path / "run",

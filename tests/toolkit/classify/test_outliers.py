@@ -40,7 +40,7 @@ def _pictures(folder, count, *, size=(40, 30), seed=9):
 
 
 def _read(given, datasets, **options):
-    return read_outliers(str(given), datasets, 32, **{"workers": 2, "seed": 0, **options})
+    return read_outliers(given, datasets, 32, **{"workers": 2, "seed": 0, **options})
 
 
 def test_a_folder_is_read_with_the_folders_in_it(datasets, tmp_path):
@@ -234,9 +234,7 @@ def test_a_run_learns_from_outliers_and_refuses_its_own_pictures(
         FinetuneClassifierConfig(out=tmp_path / "run", outliers="synth", **options)
     )
     assert '"outlier_loss"' in (run.root / "log.jsonl").read_text()
-    config = FinetuneClassifierConfig(
-        out=tmp_path / "refused", outliers=str(data / "images"), **options
-    )
+    config = FinetuneClassifierConfig(out=tmp_path / "refused", outliers=data / "images", **options)
     with pytest.raises(InputError, match="of the dataset"):
         finetune_classifier(config)
     assert not (tmp_path / "refused").exists()
