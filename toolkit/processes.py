@@ -172,6 +172,19 @@ def _check_enough(device: str, processes: int) -> None:
         )
 
 
+def check_batch_norm(batch: int, processes: int) -> None:
+    """Refuse a batch of which a process would see a single picture.
+
+    Raises:
+        InputError: it is too small.
+    """
+    if batch < 2 * processes:
+        raise InputError(
+            f"batch: {batch} pictures leave one for each of {processes} processes, too few "
+            f"for batch normalisation: give {2 * processes} or more"
+        )
+
+
 def check_batch(batch: int, processes: int, items: str = "pictures") -> None:
     """Refuse a batch that cannot be shared out evenly.
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from converters.errors import InputError
 from toolkit.adapt.data import Batches, Material, read_material
 from toolkit.adapt.encoders import Channels, open_encoder
 from toolkit.adapt.task import Adaptation, TwoDomains
 from toolkit.classify.data import count_batches
 from toolkit.config import AdaptConfig
 from toolkit.console import note
-from toolkit.processes import Place, check_batch, train_in_processes
+from toolkit.processes import Place, check_batch, check_batch_norm, train_in_processes
 from toolkit.runs import ADAPT, RunFolder, refuse_more_labels, refuse_other_fold
 from toolkit.training import Schedule, fit, packed, shared_run
 
@@ -28,11 +27,11 @@ def adapt_classifier(config: AdaptConfig) -> RunFolder:
     """Teach an encoder a poor target by a rich source, whose classes may be others.
 
     After Li, Bertino, Wu and Wu (2023, wafer maps), arXiv 2306.00202, whose layer sizes and weights
-    are not public. Both domains pass one encoder of which
-    a part is private (see ``encoders.Encoder``); linear classifiers learn from the labels of both;
-    and features are made alike, either by a discriminator of domains behind a gradient reversal
-    ("adversarial", Ganin and Lempitsky, ICML 2015), or by their maximum mean discrepancy and pseudo
-    labels that several views of a picture vote for ("mmd").
+    are not public. Both domains pass one encoder of which a part is private (see
+    ``encoders.Encoder``); linear classifiers learn from the labels of both; and features are made
+    alike, either by a discriminator of domains behind a gradient reversal ("adversarial", Ganin and
+    Lempitsky, ICML 2015), or by their maximum mean discrepancy and pseudo labels that several views
+    of a picture vote for ("mmd").
 
     Returns:
         the run: ``checkpoints/best.safetensors`` is the plain network of the target at the epoch
@@ -82,11 +81,7 @@ def prepare(config: AdaptConfig, here: Place) -> Prepared:
         InputError: as of ``adapt_classifier``, but for what a run folder can be wrong about.
     """
     check_batch(config.batch, here.world)
-    if config.batch < 2 * here.world:
-        raise InputError(
-            f"batch: {config.batch} pictures leave one for each of {here.world} processes, too few "
-            f"for batch normalisation: give {2 * here.world} or more"
-        )
+    check_batch_norm(config.batch, here.world)
     refuse_other_fold(config.weights, config.data, config.fold)
     refuse_more_labels(config.weights, config)
     return Prepared(config, read_material(config))

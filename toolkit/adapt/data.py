@@ -198,14 +198,8 @@ def draw_source(side: int, seed: int, workers: int) -> Domain:
         workers: processes that draw.
     """
     drawn = SourceDomain(max(side, SMALLEST_SIDE))
-    stream = SynthBatches(
-        drawn,
-        _Collate(side),
-        batch=_SYNTH_BATCH,
-        seed=seed,
-        count=SYNTH_PICTURES // _SYNTH_BATCH,
-    )
     total = SYNTH_PICTURES // _SYNTH_BATCH
+    stream = SynthBatches(drawn, _Collate(side), batch=_SYNTH_BATCH, seed=seed, count=total)
     batches = list(track(load(stream, workers), "drawing the source", total=total))
     pictures = [picture for part, _ in batches for picture in part]
     names = [name for _, part in batches for name in part]

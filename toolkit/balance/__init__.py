@@ -26,12 +26,9 @@ from toolkit.balance.compose import Composed, Rules, Task, compose, read_pixels
 from toolkit.balance.donors import Donor, cut_out
 from toolkit.balance.objects import (
     DIRECTED,
-    Glance,
     Parts,
     coherence,
     find_object,
-    glance,
-    lie_alike,
 )
 from toolkit.balance.place import Placement
 from toolkit.balance.plan import ClassPlan, Limits, Plan, make_plan, product_of
@@ -41,6 +38,7 @@ from toolkit.balance.vary import Variation, vary
 from toolkit.config import BalanceConfig
 from toolkit.console import track
 from toolkit.evaluate.metrics import Figure
+from toolkit.scene import Glance, glance, lie_alike
 
 __all__ = ["Balanced", "ClassPlan", "Plan", "balance"]
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from converters.dataset import Dataset
-from toolkit.balance.objects import glance, lie_alike
 from toolkit.classify.augment import (
     ANYHOW,
     LARGEST_ANGLE,
@@ -28,6 +27,7 @@ from toolkit.config.classifier import Augmentation
 from toolkit.console import track
 from toolkit.images import RgbImage, read_image
 from toolkit.sampling import draw_epoch, epoch_length
+from toolkit.scene import glance, lie_alike
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)

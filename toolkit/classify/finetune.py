@@ -30,7 +30,7 @@ from toolkit.classify.weights import (
 )
 from toolkit.config import AdaptConfig, FinetuneClassifierConfig
 from toolkit.console import note
-from toolkit.processes import Place, train_in_processes
+from toolkit.processes import Place, check_batch_norm, train_in_processes
 from toolkit.runs import RunFolder, refuse_other_fold
 from toolkit.sampling import class_factors, epoch_length, picture_factors
 from toolkit.starter import is_pretrained
@@ -66,16 +66,8 @@ def finetune_classifier(config: FinetuneClassifierConfig) -> RunFolder:
     return train_in_processes("toolkit.classify:finetune_classifier", config, _finetune)
 
 
-def _check_batch(config: FinetuneClassifierConfig, here: Place) -> None:
-    if config.batch < 2 * here.world:
-        raise InputError(
-            f"batch: {config.batch} pictures leave one for each of {here.world} processes, too few "
-            f"for batch normalisation: give {2 * here.world} or more"
-        )
-
-
 def _finetune(config: FinetuneClassifierConfig, device: torch.device, here: Place) -> RunFolder:
-    _check_batch(config, here)
+    check_batch_norm(config.batch, here.world)
     folder = DatasetFolder.open(config.data, config.fold)
     refuse_other_fold(config.weights, config.data, config.fold)
     whole = datasets = _read_splits(folder)

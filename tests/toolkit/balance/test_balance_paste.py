@@ -12,9 +12,10 @@ from converters.dataset import Image, Instance
 from converters.geometry import region_from_mask
 from toolkit.balance.blend import BLENDS, MARGIN, blend, grain, match_host
 from toolkit.balance.donors import Donor, Turn, cut_out, draw_turn, turn
-from toolkit.balance.objects import coherence, find_object, glance, lie_alike
+from toolkit.balance.objects import coherence, find_object
 from toolkit.balance.place import Ground, find_place
 from toolkit.balance.states import Seen, find_states, look_at
+from toolkit.scene import glance, lie_alike
 
 
 def noise(seed: int, shape: tuple[int, ...], level: float = 120, sigma: float = 8) -> np.ndarray:

@@ -67,7 +67,6 @@ def test_killed_and_called_again_it_goes_on(make_plan, tmp_path, capsys) -> None
 
 
 def test_a_cluster_runs_what_it_is_given(make_plan, finish) -> None:
-    pytest.importorskip("submitit")
     plan = make_plan(
         seeds=[0, 1], cluster="local", engine="submitit", submitit={"timeout_min": 5}, resamples=20
     )
@@ -91,7 +90,6 @@ def test_a_cluster_runs_what_it_is_given(make_plan, finish) -> None:
 
 
 def test_parameters_that_a_cluster_does_not_know(make_plan) -> None:
-    pytest.importorskip("submitit")
     plan = make_plan(cluster="local", engine="submitit", submitit={"timout": 5})
     with pytest.raises(InputError, match=r"submitit: .*timout.*: correct") as error:
         run_plan(plan)

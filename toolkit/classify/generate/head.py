@@ -35,6 +35,7 @@ from toolkit.classify.generate.base import Generator, Grown, grow
 from toolkit.classify.generate.ecrt import REAL_WEIGHT, Ecrt, SourceHead
 from toolkit.classify.generate.features import FeatureArray, Features, pooled_features
 from toolkit.classify.generate.sheet_features import draw_sheet
+from toolkit.classify.losses import LARGEST_WEIGHT
 from toolkit.classify.model import build_resnet
 from toolkit.classify.weights import TRAINED, Description
 from toolkit.config import FinetuneClassifierConfig
@@ -45,9 +46,6 @@ from toolkit.weights import fill, read_state
 
 SHRINKAGE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Weights of the squared coefficients, of which val chooses."""
-
-LARGEST_WEIGHT = 10.0
-"""A class counts at most this many times as much per row as the one that counts most in all."""
 
 
 @dataclass(frozen=True)
